@@ -1,0 +1,188 @@
+/** Model folders in the Hugging Face layout: config.json, weights in safetensors, and small files beside them. */
+import { readdir, stat, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { InternalError, UserError } from "../errors.js";
+import { type HostTensor } from "../host-tensor.js";
+import { codeOf, recoverFolder, writeFolderAtomic } from "./atomic-write.js";
+import { toFloat16, toFloat32 } from "./float16.js";
+import { readJsonObject, type JsonObject } from "./json-file.js";
+import { openSafetensors, writeSafetensors, type TensorFile } from "./safetensors.js";
+
+const weightsName = "model.safetensors";
+
+/** An opened model folder; no weight is read yet. */
+export interface ModelFolder {
+  /** The folder that was read. */
+  readonly path: string;
+  /** config.json */
+  readonly config: JsonObject;
+  readonly weights: TensorFile;
+  /** preprocessor_config.json, if there is one. */
+  readonly preprocessor?: JsonObject;
+  /** generation_config.json, if there is one. */
+  readonly generationConfig?: JsonObject;
+  /** Names of all files in the folder, sorted. */
+  readonly files: readonly string[];
+}
+
+/**
+ * Opens a model folder. An interrupted `writeModelFolder` is completed first.
+ * Throws `UserError` if the folder, its config.json, or its weights are missing or broken.
+ */
+export async function readModelFolder(folder: string): Promise<ModelFolder> {
+  const path = await recoverFolder(folder);
+  const files = await listFiles(path);
+  const config = await readOptionalJson(path, files, "config.json");
+  if (!config) {
+    throw new UserError(
+      `${path}: not a model folder: it has no config.json; give a folder as published on the Hugging Face hub or written by blip2 train`,
+    );
+  }
+  const preprocessor = await readOptionalJson(path, files, "preprocessor_config.json");
+  const generationConfig = await readOptionalJson(path, files, "generation_config.json");
+  return {
+    path,
+    config,
+    weights: await openSafetensors(join(path, weightsFile(path, files))),
+    ...(preprocessor && { preprocessor }),
+    ...(generationConfig && { generationConfig }),
+    files,
+  };
+}
+
+async function listFiles(path: string): Promise<string[]> {
+  try {
+    if ((await stat(path)).isDirectory()) return (await readdir(path)).sort();
+  } catch (error) {
+    if (codeOf(error) === "ENOENT")
+      throw new UserError(`${path}: this folder does not exist`, { cause: error });
+    throw new UserError(`${path}: cannot be read (${codeOf(error)})`, { cause: error });
+  }
+  throw new UserError(`${path}: a model folder is required, this is a file`);
+}
+
+function weightsFile(path: string, files: readonly string[]): string {
+  const wanted = [weightsName, "model.safetensors.index.json"];
+  const found = wanted.find((name) => files.includes(name));
+  if (found) return found;
+  const other = files.find((name) => /\.(bin|pth|pt|h5|msgpack)$/.test(name));
+  const remedy = other
+    ? `it has ${other}, which must be converted to safetensors first`
+    : "fetch the folder again, it may be incomplete";
+  throw new UserError(`${path}: ${wanted.join(" or ")} is required, neither is there; ${remedy}`);
+}
+
+async function readOptionalJson(
+  folder: string,
+  files: readonly string[],
+  name: string,
+): Promise<JsonObject | undefined> {
+  return files.includes(name) ? readJsonObject(join(folder, name)) : undefined;
+}
+
+/** Names that may differ without an error. */
+export interface LoadTolerance {
+  /** Expected tensors that may be absent (tied weights, for example). */
+  readonly optional?: (name: string) => boolean;
+  /** Tensors in the file that nobody expects and that are skipped. */
+  readonly ignored?: (name: string) => boolean;
+}
+
+/** What `checkTensors` found. Each name of both sides is in exactly one list. */
+export interface LoadReport {
+  /** Expected and present, in the expected order. */
+  readonly loaded: readonly string[];
+  /** Optional and absent. */
+  readonly absent: readonly string[];
+  /** Present and ignored. */
+  readonly skipped: readonly string[];
+}
+
+/**
+ * Compares the tensors that a model expects with those that a file has.
+ * Throws one `UserError` that names every missing, unexpected and misshapen tensor; `where` names the file in it.
+ */
+export function checkTensors(
+  expected: ReadonlyMap<string, readonly number[]>,
+  found: ReadonlyMap<string, { readonly dims: readonly number[] }>,
+  where: string,
+  { optional = () => false, ignored = () => false }: LoadTolerance = {},
+): LoadReport {
+  const loaded: string[] = [];
+  const absent: string[] = [];
+  const skipped: string[] = [];
+  const missing: string[] = [];
+  const misshapen: string[] = [];
+  const unexpected: string[] = [];
+  for (const [name, dims] of expected) {
+    const tensor = found.get(name);
+    if (!tensor) (optional(name) ? absent : missing).push(name);
+    else if (sameDims(dims, tensor.dims)) loaded.push(name);
+    else misshapen.push(`${name} (required [${dims.join(", ")}], got [${tensor.dims.join(", ")}])`);
+  }
+  for (const name of found.keys()) {
+    if (!expected.has(name)) (ignored(name) ? skipped : unexpected).push(name);
+  }
+  const problems = [
+    ...listed("missing", missing),
+    ...listed("of another shape", misshapen),
+    ...listed("not expected", unexpected),
+  ];
+  if (problems.length > 0) {
+    throw new UserError(
+      `${where}: the weights do not fit the model of its config (${loaded.length} of ${expected.size} tensors fit); ` +
+        `check that config and weights belong together\n${problems.join("\n")}`,
+    );
+  }
+  return { loaded, absent, skipped };
+}
+
+function sameDims(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((size, axis) => size === b[axis]);
+}
+
+function listed(what: string, names: readonly string[]): string[] {
+  return names.length === 0 ? [] : [`${names.length} ${what}:`, ...names.map((name) => `  ${name}`)];
+}
+
+/** What `writeModelFolder` stores. */
+export interface ModelFolderContent {
+  readonly config: JsonObject;
+  readonly tensors: Readonly<Record<string, HostTensor>> | ReadonlyMap<string, HostTensor>;
+  /** Float tensors are stored as this; whole-number tensors as they are. */
+  readonly dtype: "float16" | "float32";
+  /** Further files by name: text or bytes as they are, objects as JSON. */
+  readonly files?: Readonly<Record<string, string | Uint8Array | object>>;
+}
+
+/**
+ * Writes a model folder in one piece (see `writeFolderAtomic`). An older model folder at this place is replaced.
+ * Throws `UserError` if something else is there, the disk is full, or a weight does not fit float16.
+ */
+export async function writeModelFolder(path: string, content: ModelFolderContent): Promise<void> {
+  const { tensors, dtype } = content;
+  const named: [string, HostTensor][] = tensors instanceof Map ? [...tensors] : Object.entries(tensors);
+  const stored = new Map(named.map(([name, tensor]) => [name, storedAs(tensor, dtype, name)]));
+  const files = { ...content.files, "config.json": content.config };
+  for (const name of Object.keys(files)) {
+    if (name !== basename(name) || name === weightsName) {
+      throw new InternalError(`writeModelFolder: ${name} cannot be an extra file`);
+    }
+  }
+  await writeFolderAtomic(
+    path,
+    async (folder) => {
+      await writeSafetensors(join(folder, weightsName), stored);
+      for (const [name, value] of Object.entries(files)) {
+        const raw = typeof value === "string" || value instanceof Uint8Array;
+        await writeFile(join(folder, name), raw ? value : `${JSON.stringify(value, null, 2)}\n`);
+      }
+    },
+    { replaceable: (entries) => entries.includes("config.json") && entries.includes(weightsName) },
+  );
+}
+
+function storedAs(tensor: HostTensor, dtype: "float16" | "float32", name: string): HostTensor {
+  if (tensor.dtype !== "float32" && tensor.dtype !== "float16" && tensor.dtype !== "bfloat16") return tensor;
+  return dtype === "float16" ? toFloat16(tensor, name) : toFloat32(tensor);
+}

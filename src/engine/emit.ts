@@ -1,0 +1,221 @@
+/** Writes a symbolic graph as an ONNX model in memory. */
+import { InternalError, UserError } from "../errors.js";
+import type { DType, HostTensor } from "../host-tensor.js";
+import { topologicalOrder } from "./autodiff.js";
+import { multiplyDims, polynomialOf, showShape, type Dim, type Shape } from "./dims.js";
+import type { Node, OpName, Tensor } from "./graph.js";
+import { attributeType, encodeModel, type OnnxAttributeRecord, type OnnxNode, type OnnxTensor, type OnnxValueInfo } from "./onnx-schema.js";
+import { opTable } from "./op-table.js";
+import { onnxType } from "./ops/elementwise.js";
+import type { Emitter, NodeOptions, OnnxAttribute, OpRule } from "./ops/rule.js";
+
+/** A graph input as a caller must feed it. */
+export interface InputSpec {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: Shape;
+}
+
+export interface EmittedModel {
+  readonly bytes: Uint8Array;
+  readonly inputs: readonly InputSpec[];
+  readonly outputs: readonly InputSpec[];
+  /** ONNX nodes written, for tests and profiles. */
+  readonly nodeTypes: readonly string[];
+}
+
+/** Values of frozen weights by checkpoint name. */
+export type Weights = ReadonlyMap<string, HostTensor>;
+
+/**
+ * Emits the graph that computes `outputs`. Every `frozen` leaf must have a value of its shape in
+ * `weights`; float16 and bfloat16 values are written as they are and widened in the graph (the runtime
+ * folds that at load). Throws a `UserError` that names all weights that are missing or misshapen.
+ */
+export function emit(outputs: Readonly<Record<string, Tensor>>, weights: Weights = new Map()): EmittedModel {
+  const order = topologicalOrder(Object.values(outputs));
+  const writer = new ModelWriter(weights);
+  writer.leaves(order);
+  for (const node of order) writer.write(node);
+  return writer.finish(outputs);
+}
+
+const bytesOf = (value: HostTensor): Uint8Array =>
+  new Uint8Array(value.data.buffer, value.data.byteOffset, value.data.byteLength);
+
+class ModelWriter implements Emitter {
+  private readonly nodes: OnnxNode[] = [];
+  private readonly initializers: OnnxTensor[] = [];
+  private readonly inputs: InputSpec[] = [];
+  private readonly names = new Map<Tensor, string>();
+  private readonly constants = new Map<string, string>();
+  private readonly dimensionSources = new Map<string, { readonly input: string; readonly axis: number }>();
+  private readonly dimensionValues = new Map<Dim, string>();
+  private counter = 0;
+
+  constructor(private readonly weights: Weights) {}
+
+  leaves(order: readonly Node[]): void {
+    const problems: string[] = [];
+    for (const node of order) {
+      const tensor = node.outputs[0]!;
+      if (node.kind === "input" || node.kind === "parameter") {
+        const { name } = (node as Node<"input">).attributes;
+        if (this.inputs.some((known) => known.name === name)) throw new InternalError(`two graph inputs are called ${name}`);
+        this.names.set(tensor, name);
+        this.inputs.push({ name, dtype: tensor.dtype, shape: tensor.shape });
+        for (const [axis, dim] of tensor.shape.entries()) {
+          if (typeof dim === "string" && !this.dimensionSources.has(dim)) this.dimensionSources.set(dim, { input: name, axis });
+        }
+      } else if (node.kind === "frozen") {
+        const { name } = (node as Node<"frozen">).attributes;
+        const value = this.weights.get(name);
+        if (value === undefined) problems.push(`${name} is missing`);
+        else if (showShape(value.dims) !== showShape(tensor.shape)) {
+          problems.push(`${name} must be ${showShape(tensor.shape)}, is ${showShape(value.dims)}`);
+        } else this.names.set(tensor, this.frozenWeight(name, value));
+      } else if (node.kind === "constant") {
+        this.names.set(tensor, this.constant((node as Node<"constant">).attributes.value));
+      }
+    }
+    if (problems.length > 0) throw new UserError(`frozen weights do not fit the model: ${problems.join("; ")}`);
+  }
+
+  private frozenWeight(name: string, value: HostTensor): string {
+    if (this.constants.has(`frozen ${name}`)) return this.constants.get(`frozen ${name}`)!;
+    this.initializers.push({ name, dims: value.dims, dataType: onnxType(value.dtype), rawData: bytesOf(value) });
+    const widened = value.dtype === "float32" ? name : this.node("Cast", [name], { to: onnxType("float32") });
+    this.constants.set(`frozen ${name}`, widened);
+    return widened;
+  }
+
+  write(node: Node): void {
+    if (node.kind === "stopGradient") {
+      this.names.set(node.outputs[0]!, this.nameOf(node.inputs[0]!));
+      return;
+    }
+    if (node.outputs.some((output) => this.names.has(output))) return;
+    const outputs = node.outputs.map((output) => {
+      const name = `t${this.counter++}`;
+      this.names.set(output, name);
+      return name;
+    });
+    const rule = opTable[node.kind] as OpRule<OpName>;
+    rule.emit(this, node, node.inputs.map((child) => this.nameOf(child)), outputs);
+  }
+
+  private nameOf(tensor: Tensor): string {
+    const name = this.names.get(tensor);
+    if (name === undefined) throw new InternalError(`emit: ${tensor} has not been written yet`);
+    return name;
+  }
+
+  node(type: string, inputs: readonly string[], attributes: Readonly<Record<string, OnnxAttribute>> = {}, options: NodeOptions = {}): string {
+    const output = options.outputs ?? [`t${this.counter++}`];
+    this.nodes.push({
+      opType: type,
+      input: inputs,
+      output,
+      name: `${type}_${this.nodes.length}`,
+      domain: options.domain ?? "",
+      attribute: Object.entries(attributes).map(([name, value]) => attributeRecord(name, value)),
+    });
+    return output[0]!;
+  }
+
+  constant(value: HostTensor): string {
+    const bytes = bytesOf(value);
+    // Only small constants are worth comparing.
+    const key = bytes.length <= 64 ? `${value.dtype} ${value.dims.join("x")} ${Buffer.from(bytes).toString("hex")}` : undefined;
+    const known = key === undefined ? undefined : this.constants.get(key);
+    if (known !== undefined) return known;
+    const name = `c${this.counter++}`;
+    this.initializers.push({ name, dims: value.dims, dataType: onnxType(value.dtype), rawData: bytes });
+    if (key !== undefined) this.constants.set(key, name);
+    return name;
+  }
+
+  private int64Vector(values: readonly number[]): string {
+    return this.constant({ dtype: "int64", dims: [values.length], data: BigInt64Array.from(values, BigInt) });
+  }
+
+  sizes(shape: Shape): string {
+    if (shape.every((dim) => typeof dim === "number")) return this.int64Vector(shape);
+    const parts = shape.map((dim) => this.dimensionVector(dim));
+    return parts.length === 1 ? parts[0]! : this.node("Concat", parts, { axis: 0 });
+  }
+
+  /** A dimension as an int64 vector of one entry. */
+  private dimensionVector(dim: Dim): string {
+    if (typeof dim === "number") return this.int64Vector([dim]);
+    const known = this.dimensionValues.get(dim);
+    if (known !== undefined) return known;
+    const source = this.dimensionSources.get(dim);
+    let value: string;
+    if (source !== undefined) {
+      value = this.node("Shape", [source.input], { start: source.axis, end: source.axis + 1 });
+    } else {
+      const terms = [...polynomialOf(dim)].map(([monomial, coefficient]) => {
+        const factors = monomial.split("*").filter(Boolean);
+        if (factors.length === 1 && coefficient === 1 && multiplyDims(factors[0]!) === dim) {
+          throw new InternalError(`emit: no graph input has the dimension ${dim}`);
+        }
+        const vectors = factors.map((factor) => this.dimensionVector(factor));
+        if (coefficient !== 1 || vectors.length === 0) vectors.push(this.int64Vector([coefficient]));
+        return vectors.reduce((a, b) => this.node("Mul", [a, b]));
+      });
+      value = terms.reduce((a, b) => this.node("Add", [a, b]));
+    }
+    this.dimensionValues.set(dim, value);
+    return value;
+  }
+
+  finish(outputs: Readonly<Record<string, Tensor>>): EmittedModel {
+    const used = new Set<string>();
+    const specs: InputSpec[] = [];
+    const produced = new Map<string, string>();
+    for (const [name, tensor] of Object.entries(outputs)) {
+      const inner = this.nameOf(tensor);
+      const isLeaf = inner.startsWith("c") || this.inputs.some((known) => known.name === inner) || this.weights.has(inner);
+      // Renaming the producer's output costs nothing; a copy is needed only where two outputs share it.
+      if (isLeaf || used.has(inner)) this.node("Identity", [produced.get(inner) ?? inner], {}, { outputs: [name] });
+      else produced.set(inner, name);
+      used.add(inner);
+      specs.push({ name, dtype: tensor.dtype, shape: tensor.shape });
+    }
+    const rename = (name: string): string => produced.get(name) ?? name;
+    const nodes = this.nodes.map((node) => ({ ...node, input: node.input.map(rename), output: node.output.map(rename) }));
+    const bytes = encodeModel({
+      irVersion: 10,
+      producerName: "blip2",
+      opsetImport: [
+        { domain: "", version: 20 },
+        { domain: "com.microsoft", version: 1 },
+      ],
+      graph: {
+        name: "blip2",
+        node: nodes,
+        initializer: this.initializers,
+        input: this.inputs.map(valueInfo),
+        output: specs.map(valueInfo),
+      },
+    });
+    return { bytes, inputs: this.inputs, outputs: specs, nodeTypes: nodes.map((node) => node.opType) };
+  }
+}
+
+function valueInfo({ name, dtype, shape }: InputSpec): OnnxValueInfo {
+  const dim = shape.map((size) => (typeof size === "number" ? { dimValue: size } : { dimParam: size }));
+  return { name, type: { tensorType: { elemType: onnxType(dtype), shape: { dim } } } };
+}
+
+function attributeRecord(name: string, value: OnnxAttribute): OnnxAttributeRecord {
+  if (typeof value === "number") return { name, type: attributeType.int, i: value };
+  if (typeof value === "string") return { name, type: attributeType.string, s: new TextEncoder().encode(value) };
+  if ("float" in value) return { name, type: attributeType.float, f: value.float };
+  if ("tensor" in value) {
+    const { tensor } = value;
+    return { name, type: attributeType.tensor, t: { name: "", dims: tensor.dims, dataType: onnxType(tensor.dtype), rawData: bytesOf(tensor) } };
+  }
+  return { name, type: attributeType.ints, ints: value };
+}

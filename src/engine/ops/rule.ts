@@ -1,0 +1,61 @@
+/** What every op declares beside its builder: how it is written as ONNX, and how gradients pass it. */
+import type { HostTensor } from "../../host-tensor.js";
+import type { Shape } from "../dims.js";
+import type { Node, OpName, Tensor } from "../graph.js";
+import type * as Ops from "../ops.js";
+
+/** An ONNX attribute value; a whole number is an INT, `{ float }` a FLOAT. */
+export type OnnxAttribute = number | string | readonly number[] | { readonly float: number } | { readonly tensor: HostTensor };
+
+/** What an op's `emit` may call. Names are ONNX value names. */
+export interface Emitter {
+  /** Appends an ONNX node with one output and returns that output's name. */
+  node(type: string, inputs: readonly string[], attributes?: Readonly<Record<string, OnnxAttribute>>, options?: NodeOptions): string;
+  /** A constant, shared when its contents are equal. */
+  constant(value: HostTensor): string;
+  /** A one-axis int64 value holding these dimensions, computed at run time where they are named. */
+  sizes(shape: Shape): string;
+}
+
+export interface NodeOptions {
+  readonly domain?: string;
+  /** Output names to use; those not given are made up. */
+  readonly outputs?: readonly string[];
+}
+
+export interface OpRule<K extends OpName> {
+  /**
+   * Writes the node. `inputs` and `outputs` are ONNX names; each output in `outputs` must be produced.
+   */
+  readonly emit: (emitter: Emitter, node: Node<K>, inputs: readonly string[], outputs: readonly string[]) => void;
+  /**
+   * The gradients of the inputs, in order, given those of the outputs (undefined where none arrives).
+   * Only inputs with `wants[i]` may be given one: no node is built for a gradient that nobody asked for.
+   * A string says why an op passes none.
+   */
+  readonly gradient: GradientRule<K> | string;
+}
+
+export type GradientRule<K extends OpName> = (
+  context: GradientContext<K>,
+) => readonly (Tensor | undefined)[];
+
+export interface GradientContext<K extends OpName> {
+  readonly node: Node<K>;
+  readonly inputs: readonly Tensor[];
+  readonly outputs: readonly Tensor[];
+  /** The gradient of output 0. */
+  readonly upstream: Tensor;
+  readonly wants: readonly boolean[];
+  /** The op builders, handed in so that op files need not import each other in a circle. */
+  readonly ops: typeof Ops;
+}
+
+export type RuleTable<K extends OpName> = { readonly [P in K]: OpRule<P> };
+
+/** An emit function for an op that is one ONNX node of the same arity. */
+export function single(type: string, domain?: string): OpRule<OpName>["emit"] {
+  return (emitter, _node, inputs, outputs) => {
+    emitter.node(type, inputs, {}, domain === undefined ? { outputs } : { outputs, domain });
+  };
+}

@@ -1,0 +1,40 @@
+/** What crosses the border between a caller and the thread that owns the runtime. */
+import type { HostTensor } from "../host-tensor.js";
+
+export interface WorkerSettings {
+  readonly threads: number;
+  /** Where the runtime writes its profile, when one is wanted. */
+  readonly profilePrefix?: string;
+}
+
+type Tensors = Readonly<Record<string, HostTensor>>;
+
+/** Graph input or output name to the slot that holds the tensor. */
+export type Slots = Readonly<Record<string, string>>;
+
+export type Request = { readonly id: number } & (
+  | { readonly verb: "compile"; readonly program: number; readonly model: Uint8Array }
+  | {
+      readonly verb: "run";
+      readonly program: number;
+      readonly feeds: Tensors;
+      readonly inputs: Slots;
+      readonly keep: Slots;
+      readonly fetch: readonly string[];
+      readonly reuse: boolean;
+    }
+  | { readonly verb: "put"; readonly tensors: Tensors }
+  | { readonly verb: "read"; readonly slots: readonly string[] }
+  | { readonly verb: "drop"; readonly slots: readonly string[] }
+  | { readonly verb: "release"; readonly program: number }
+  | { readonly verb: "close" }
+);
+
+/** A request without its number, kind by kind. */
+export type RequestBody = Request extends infer R ? (R extends { id: number } ? Omit<R, "id"> : never) : never;
+
+export interface Reply {
+  readonly id: number;
+  readonly value?: Tensors | undefined;
+  readonly error?: string;
+}

@@ -1,0 +1,93 @@
+/**
+ * Makes an OPT-style tokenizer (byte-level BPE) for a small closed world: every known word with the space before it is one token,
+ * and any other text still has tokens, byte by byte.
+ */
+import { byteAlphabet, bytePieces } from "./byte-level.js";
+import { type TokenizerFiles } from "./tokenizer-files.js";
+
+const specials = ["<s>", "<pad>", "</s>", "<unk>"] as const;
+const imageToken = "<image>";
+
+/**
+ * Builds the files of a byte-level BPE tokenizer from texts (or single words). Ids: OPT's four special tokens (`<s>` 0, `<pad>` 1,
+ * `</s>` 2, `<unk>` 3), the 256 bytes, the words with their beginnings, and `<image>` last.
+ *
+ * A word is what the GPT-2 pattern cuts out with a space before it ("a red star , two": " a", " red", " star", " ,", " two"); a
+ * mark without a space (".", ",", "?", ":") and "\n" are single tokens as bytes. The same texts in any order give the same files.
+ */
+export function buildBpeTokenizer(texts: Iterable<string>): TokenizerFiles {
+  const words = new Set<string>();
+  for (const text of texts) {
+    for (const piece of bytePieces(text)) if (piece.startsWith(space) && piece.length > 1) words.add(piece);
+  }
+  const vocabulary: string[] = [...specials, ...byteAlphabet];
+  const merges: string[] = [];
+  const known = new Set(vocabulary);
+  // Every merge starts with the space mark, and that occurs only at a piece's start: so of two known words neither can spoil the
+  // other's chain, in whatever order the merges stand.
+  for (const word of [...words].sort()) {
+    const letters = [...word];
+    for (let end = 2; end <= letters.length; end++) {
+      const merged = letters.slice(0, end).join("");
+      if (known.has(merged)) continue;
+      known.add(merged);
+      vocabulary.push(merged);
+      merges.push(`${letters.slice(0, end - 1).join("")} ${letters[end - 1]}`);
+    }
+  }
+  const vocab = Object.fromEntries(vocabulary.map((token, id) => [token, id]));
+  const added = [
+    ...specials.map((content, id) => addedToken(id, content)),
+    addedToken(vocabulary.length, imageToken),
+  ];
+  const start = { SpecialToken: { id: "</s>", type_id: 0 } };
+  const first = { Sequence: { id: "A", type_id: 0 } };
+  const byteLevel = { type: "ByteLevel", add_prefix_space: true, trim_offsets: false, use_regex: true };
+  const roles = { bos_token: "</s>", eos_token: "</s>", pad_token: "<pad>", unk_token: "</s>" };
+  return {
+    "tokenizer.json": {
+      version: "1.0",
+      truncation: null,
+      padding: null,
+      added_tokens: added,
+      normalizer: null,
+      pre_tokenizer: byteLevel,
+      post_processor: {
+        type: "TemplateProcessing",
+        single: [start, first],
+        pair: [start, first, { Sequence: { id: "B", type_id: 0 } }],
+        special_tokens: { "</s>": { id: "</s>", ids: [2], tokens: ["</s>"] } },
+      },
+      decoder: byteLevel,
+      model: {
+        type: "BPE",
+        dropout: null,
+        unk_token: null,
+        continuing_subword_prefix: "",
+        end_of_word_suffix: "",
+        fuse_unk: false,
+        byte_fallback: false,
+        vocab,
+        merges,
+      },
+    },
+    "tokenizer_config.json": {
+      tokenizer_class: "PreTrainedTokenizerFast",
+      ...roles,
+      add_prefix_space: true,
+      clean_up_tokenization_spaces: false,
+      model_max_length: 512,
+      padding_side: "left",
+      added_tokens_decoder: Object.fromEntries(added.map(({ id, ...token }) => [String(id), token])),
+    },
+    "special_tokens_map.json": { ...roles, additional_special_tokens: [imageToken] },
+    "vocab.json": vocab,
+    "merges.txt": `#version: 0.2\n${merges.join("\n")}\n`,
+  };
+}
+
+const space = "\u0120";
+
+function addedToken(id: number, content: string) {
+  return { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+}

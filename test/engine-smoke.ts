@@ -1,0 +1,12 @@
+import { Device, gradients, input, parameter, ops } from "../src/engine/index.js";
+import { float32Tensor } from "../src/host-tensor.js";
+const x = input("x", "float32", ["B", 4]);
+const w = parameter("w", [3, 4]); const b = parameter("b", [3]);
+const y = ops.gelu(ops.linear(x, w, b));
+const loss = ops.reduceMean(ops.mul(y, y));
+const [gw, gb] = gradients(loss, [w, b]);
+const d = Device.open();
+const p = await d.compile({ loss, gw: gw!, gb: gb! });
+const r = await p.run({ x: float32Tensor([1,2,3,4,5,6,7,8],[2,4]), w: float32Tensor(Array.from({length:12},(_, i)=>Math.sin(i)*0.1),[3,4]), b: float32Tensor([0,0.1,0.2],[3]) });
+console.log(r);
+await d.close();

@@ -1,0 +1,45 @@
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import { loadImage } from "../../src/images/load-image.js";
+import { preprocess, preprocessConfig } from "../../src/images/preprocess.js";
+import { resizeBicubic } from "../../src/images/resize-bicubic.js";
+import { pattern } from "./pattern.js";
+
+/** Made by reference/images.py with Pillow and transformers. */
+const golden = JSON.parse(readFileSync("test/golden/images/golden.json", "utf8")) as {
+  decoded: Record<string, { width: number; height: number; base64?: string; sha256?: string }>;
+  resized: { from: [number, number]; to: [number, number]; sha256: string }[];
+  processed: Record<string, { config: object; dims: number[]; sha256: string; first: number[] }>;
+};
+
+const digest = (data: { buffer: ArrayBufferLike; byteOffset: number; byteLength: number }) =>
+  createHash("sha256").update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest("hex");
+
+describe("decoding equals Pillow's convert('RGB')", () => {
+  it.each(Object.keys(golden.decoded))("%s", async (name) => {
+    const expected = golden.decoded[name]!;
+    const { width, height, data } = await loadImage(`test/golden/images/${name}`);
+    expect([width, height]).toEqual([expected.width, expected.height]);
+    if (expected.base64) expect([...data]).toEqual([...Buffer.from(expected.base64, "base64")]);
+    else expect(digest(data)).toBe(expected.sha256);
+  });
+});
+
+describe("resizing equals Pillow's bicubic", () => {
+  it.each(golden.resized)("$from to $to", ({ from, to, sha256 }) => {
+    const resized = resizeBicubic(pattern(...from), { width: to[0], height: to[1] });
+    expect(digest(resized.data)).toBe(sha256);
+  });
+});
+
+describe("preprocessing equals transformers' PIL processor", () => {
+  it.each(Object.keys(golden.processed))("%s", (name) => {
+    const { config, dims, sha256, first } = golden.processed[name]!;
+    const images = [pattern(61, 47), pattern(300, 200)].slice(0, dims[0]);
+    const { dims: got, data } = preprocess(images, preprocessConfig(config));
+    expect(got).toEqual(dims);
+    expect([...data.subarray(0, 5)]).toEqual(first);
+    expect(digest(data)).toBe(sha256);
+  });
+});
