@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # this folder would hide the package named tokenizers
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, so that no file of this folder hides a package
 
 import torch
 from safetensors import safe_open
@@ -112,9 +112,9 @@ def vision_outputs(outputs) -> dict:
 
 def make_clip_vision() -> None:
     rows = [
-        (dict(hidden_size=24, num_attention_heads=3, patch_size=4, image_size=16, hidden_act="quick_gelu"), 4, 32, 2),
-        (dict(hidden_size=28, num_attention_heads=2, patch_size=8, image_size=24, hidden_act="gelu"), 3, 20, 1),
-        (dict(hidden_size=40, num_attention_heads=4, patch_size=7, image_size=28, hidden_act="quick_gelu"), 2, 26, 2),
+        (dict(hidden_size=24, num_attention_heads=3, patch_size=4, image_size=16, hidden_act="quick_gelu"), 3, 32, 2),
+        (dict(hidden_size=24, num_attention_heads=2, patch_size=8, image_size=24, hidden_act="gelu"), 4, 20, 1),
+        (dict(hidden_size=32, num_attention_heads=4, patch_size=7, image_size=28, hidden_act="quick_gelu"), 2, 26, 2),
     ]
     for number, (fields, layers, ffn, batch) in enumerate(rows, 1):
         config = CLIPVisionConfig(**fields, num_hidden_layers=layers, intermediate_size=ffn, layer_norm_eps=1e-5)
@@ -275,13 +275,13 @@ def labels_of(ids: torch.Tensor, mask: torch.Tensor, hidden_columns: int = 0) ->
 OPT_ROWS = [
     dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, ffn_dim=40, vocab_size=58),
     dict(
-        hidden_size=32,
+        hidden_size=28,
         num_hidden_layers=2,
         num_attention_heads=4,
-        ffn_dim=36,
+        ffn_dim=30,
         vocab_size=61,
         do_layer_norm_before=False,
-        word_embed_proj_dim=20,
+        word_embed_proj_dim=18,
     ),
     dict(
         hidden_size=20, num_hidden_layers=3, num_attention_heads=2, ffn_dim=48, vocab_size=60, enable_bias=False
@@ -565,6 +565,7 @@ def first_stable(make, number: int, row, first_seed: int) -> None:
 def main() -> None:
     prepare()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
     clear("models")
     make_clip_vision()

@@ -8,7 +8,7 @@ to the float inputs. Tensor names: `<case>/inputs/<name>`, `<case>/outputs/y`, `
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # this folder would hide the package named tokenizers
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, so that no file of this folder hides a package
 
 import torch
 import torch.nn.functional as F

@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # this folder would hide the package named tokenizers
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, so that no file of this folder hides a package
 
 import torch
 import torch.nn.functional as F
@@ -129,6 +129,14 @@ def check_stage1(c: Config, weights: dict, inputs: dict, found: dict) -> None:
     close(found["itg_logits"][visible], one_run[visible], "one-run captioning")
 
 
+def check_margins(case: str, found: dict) -> None:
+    """The best query of every pair must lead clearly, or rounding would send the gradient elsewhere."""
+    cosines = torch.einsum("bqd,jd->bqj", found["image_embeds"], found["text_embeds"])
+    first, second = cosines.topk(2, dim=1).values.unbind(1)
+    if (first - second).min() < 1e-3:
+        raise AssertionError(f"{case}: two queries are about equally close to a text; take another seed")
+
+
 STAGE1 = {
     "stage1-batch1": (
         Config(10, 12, 2, 2, 18, queries=3, cross_attention_frequency=2, vocab=24, projection=6, positions=8),
@@ -209,6 +217,7 @@ def make_stage1() -> None:
             detach=detach,
             image_ids=inputs.get("image_ids"),
         )
+        check_margins(case, found)
         check_stage1(c, weights, inputs, {name: value.detach() for name, value in found.items()})
         names = list(leaves)
         gradients = torch.autograd.grad(found["total"], [*leaves.values(), features])

@@ -34,7 +34,7 @@ export class TotalsReporter implements Reporter {
   }
 }
 
-export function formatTotals(counts: { passed: number; failed: number; skipped: number }): string {
+function formatTotals(counts: { passed: number; failed: number; skipped: number }): string {
   const { passed, failed, skipped } = counts;
   return `${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`;
 }

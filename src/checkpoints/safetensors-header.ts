@@ -134,13 +134,10 @@ function parseEntry(file: string, name: string, value: unknown, dataStart: numbe
   }
   const dtype = fileDTypes[fileDType as keyof typeof fileDTypes];
   if (!Array.isArray(shape) || !shape.every(isSize)) {
-    throw broken(file, `${at} has the shape ${JSON.stringify(shape)}; a list of sizes is required`);
+    throw broken(file, `${at} has the shape ${quote(shape)}; a list of sizes is required`);
   }
   if (!Array.isArray(range) || range.length !== 2 || !range.every(isSize)) {
-    throw broken(
-      file,
-      `${at} has the data_offsets ${JSON.stringify(range)}; two byte positions are required`,
-    );
+    throw broken(file, `${at} has the data_offsets ${quote(range)}; two byte positions are required`);
   }
   const [begin, end] = range as [number, number];
   const needed = elementCount(shape) * bytesPerElement[dtype];
@@ -148,7 +145,7 @@ function parseEntry(file: string, name: string, value: unknown, dataStart: numbe
   if (end - begin !== needed) {
     throw broken(
       file,
-      `${at} is ${fileDType} [${shape.join(", ")}], ${needed} bytes, but its data_offsets span ${end - begin}`,
+      `${at} is ${fileDType} ${quote(shape)}, ${needed} bytes, but its data_offsets span ${end - begin}`,
     );
   }
   return { file, dtype, dims: shape, offset: dataStart + begin, length: needed };

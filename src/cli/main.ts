@@ -1,35 +1,5 @@
 #!/usr/bin/env node
-/** The `blip2` command: ties the command line to this process's streams and signals. */
-import { InterruptedError } from "../errors.js";
-import { ReaderGoneError, runCommandLine } from "./run.js";
+/** The `blip2` command. */
+import { runProcess } from "./process.js";
 
-const controller = new AbortController();
-
-// Nothing here calls process.exit: it would wait for, or crash in, a native run on another thread.
-const interrupt = (signal: NodeJS.Signals): void => {
-  if (controller.signal.aborted) {
-    // Asked twice: give the signal back its own meaning, which ends the process at once.
-    process.removeAllListeners(signal);
-    process.kill(process.pid, signal);
-    return;
-  }
-  if (process.stderr.isTTY) process.stderr.write("\nblip2: stopping; press Ctrl-C again to quit at once\n");
-  controller.abort(new InterruptedError("interrupted"));
-};
-process.on("SIGINT", interrupt);
-process.on("SIGTERM", interrupt);
-
-// "blip2 search ... | head": who stops reading wants no more work and no complaint.
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") throw error;
-  controller.abort(new ReaderGoneError("the reader of stdout has gone away"));
-});
-process.stderr.on("error", () => {});
-
-process.exitCode = await runCommandLine({
-  words: process.argv.slice(2),
-  stdout: process.stdout,
-  stderr: process.stderr,
-  env: process.env,
-  signal: controller.signal,
-});
+await runProcess();

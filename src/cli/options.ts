@@ -161,7 +161,7 @@ function readValue(token: OptionToken, option: Option, fail: Fail): string | num
   const { rawName, value, inlineValue } = token;
   if (option.type === "boolean") return inlineValue ? fail(`${rawName} takes no value`) : true;
   // "--out --count 5" forgot a folder; a value that really starts with a dash is written --out=-folder
-  const isFlag = !inlineValue && value !== undefined && /^-(?![\d.]|$)/.test(value);
+  const isFlag = !inlineValue && value !== undefined && /^--?[A-Za-z]/.test(value);
   if (value === undefined || isFlag) return fail(`${rawName} needs a value (${placeholder(option)})`);
   if (option.type === "string")
     return value === "" ? fail(`${rawName} needs a value that is not empty`) : value;

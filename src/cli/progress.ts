@@ -66,7 +66,7 @@ export function createProgress(target: ProgressTarget): Progress {
       if (!isNew && !isLast && time - lastWrite < redrawEvery) return;
       lastWrite = time;
       const line = formatLine(report, rate(samples, time, report.step), memory());
-      stderr.write(`\r${line.slice(0, Math.max(20, (stderr.columns ?? 80) - 1))}\u001b[K`);
+      stderr.write(`\r${line.slice(0, (stderr.columns || 80) - 1)}\u001b[K`);
       isShown = true;
     },
   };

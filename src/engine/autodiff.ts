@@ -71,7 +71,9 @@ export function gradients(loss: Tensor, targets: readonly Tensor[]): readonly Te
     }
     const rule = opTable[node.kind] as OpRule<OpName>;
     if (typeof rule.gradient === "string") {
-      throw new InternalError(`gradients: ${node.kind} lies between the loss and a target, but ${rule.gradient}`);
+      throw new InternalError(
+        `gradients: ${node.kind} lies between the loss and a target, but ${rule.gradient}`,
+      );
     }
     const parts = rule.gradient({ node, inputs: node.inputs, outputs: node.outputs, upstream, wants, ops });
     for (const [i, child] of node.inputs.entries()) {

@@ -74,6 +74,17 @@ export function subtractDims(a: Dim, b: Dim): Dim {
   return addDims(a, multiplyDims(-1, b));
 }
 
+/** Whether a dimension is one name, without arithmetic. */
+export function isName(dim: Dim): boolean {
+  return typeof dim === "string" && namePattern.test(dim);
+}
+
+/** The names in a dimension. */
+export function namesOf(dim: Dim): readonly string[] {
+  const names = [...polynomialOf(dim).keys()].flatMap((monomial) => monomial.split("*").filter(Boolean));
+  return [...new Set(names)];
+}
+
 /** The value of a dimension when its names are bound. */
 export function evaluateDim(dim: Dim, sizes: Readonly<Record<string, number>>): number {
   let total = 0;

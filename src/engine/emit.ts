@@ -4,7 +4,14 @@ import type { DType, HostTensor } from "../host-tensor.js";
 import { topologicalOrder } from "./autodiff.js";
 import { multiplyDims, polynomialOf, showShape, type Dim, type Shape } from "./dims.js";
 import type { Node, OpName, Tensor } from "./graph.js";
-import { attributeType, encodeModel, type OnnxAttributeRecord, type OnnxNode, type OnnxTensor, type OnnxValueInfo } from "./onnx-schema.js";
+import {
+  attributeType,
+  encodeModel,
+  type OnnxAttributeRecord,
+  type OnnxNode,
+  type OnnxTensor,
+  type OnnxValueInfo,
+} from "./onnx-schema.js";
 import { opTable } from "./op-table.js";
 import { onnxType } from "./ops/elementwise.js";
 import type { Emitter, NodeOptions, OnnxAttribute, OpRule } from "./ops/rule.js";
@@ -34,14 +41,14 @@ export type Weights = ReadonlyMap<string, HostTensor>;
  */
 export function emit(outputs: Readonly<Record<string, Tensor>>, weights: Weights = new Map()): EmittedModel {
   const order = topologicalOrder(Object.values(outputs));
-  const writer = new ModelWriter(weights);
-  writer.leaves(order);
-  for (const node of order) writer.write(node);
-  return writer.finish(outputs);
+  return new ModelWriter(weights, order, outputs).write();
 }
 
 const bytesOf = (value: HostTensor): Uint8Array =>
   new Uint8Array(value.data.buffer, value.data.byteOffset, value.data.byteLength);
+
+/** Names of inner values; the sign keeps them apart from those that callers choose. */
+const innerName = (index: number): string => `%${index}`;
 
 class ModelWriter implements Emitter {
   private readonly nodes: OnnxNode[] = [];
@@ -49,23 +56,40 @@ class ModelWriter implements Emitter {
   private readonly inputs: InputSpec[] = [];
   private readonly names = new Map<Tensor, string>();
   private readonly constants = new Map<string, string>();
+  private readonly constantNames = new Set<string>();
   private readonly dimensionSources = new Map<string, { readonly input: string; readonly axis: number }>();
   private readonly dimensionValues = new Map<Dim, string>();
+  private readonly used: ReadonlySet<Tensor>;
+  /** Names of graph inputs and frozen weights. */
+  private readonly taken = new Set<string>();
   private counter = 0;
 
-  constructor(private readonly weights: Weights) {}
+  constructor(
+    private readonly weights: Weights,
+    private readonly order: readonly Node[],
+    private readonly outputs: Readonly<Record<string, Tensor>>,
+  ) {
+    this.used = new Set([...order.flatMap((node) => node.inputs), ...Object.values(outputs)]);
+  }
 
-  leaves(order: readonly Node[]): void {
+  write(): EmittedModel {
+    this.writeLeaves();
+    for (const node of this.order) this.writeNode(node);
+    return this.finish();
+  }
+
+  private writeLeaves(): void {
     const problems: string[] = [];
-    for (const node of order) {
+    for (const node of this.order) {
       const tensor = node.outputs[0]!;
       if (node.kind === "input" || node.kind === "parameter") {
         const { name } = (node as Node<"input">).attributes;
-        if (this.inputs.some((known) => known.name === name)) throw new InternalError(`two graph inputs are called ${name}`);
+        this.take(name);
         this.names.set(tensor, name);
         this.inputs.push({ name, dtype: tensor.dtype, shape: tensor.shape });
         for (const [axis, dim] of tensor.shape.entries()) {
-          if (typeof dim === "string" && !this.dimensionSources.has(dim)) this.dimensionSources.set(dim, { input: name, axis });
+          if (typeof dim === "string" && !this.dimensionSources.has(dim))
+            this.dimensionSources.set(dim, { input: name, axis });
         }
       } else if (node.kind === "frozen") {
         const { name } = (node as Node<"frozen">).attributes;
@@ -78,30 +102,46 @@ class ModelWriter implements Emitter {
         this.names.set(tensor, this.constant((node as Node<"constant">).attributes.value));
       }
     }
-    if (problems.length > 0) throw new UserError(`frozen weights do not fit the model: ${problems.join("; ")}`);
+    if (problems.length > 0)
+      throw new UserError(`frozen weights do not fit the model: ${problems.join("; ")}`);
+  }
+
+  private take(name: string): void {
+    if (this.taken.has(name)) throw new InternalError(`emit: two graph inputs or weights are called ${name}`);
+    this.taken.add(name);
   }
 
   private frozenWeight(name: string, value: HostTensor): string {
-    if (this.constants.has(`frozen ${name}`)) return this.constants.get(`frozen ${name}`)!;
-    this.initializers.push({ name, dims: value.dims, dataType: onnxType(value.dtype), rawData: bytesOf(value) });
+    const known = this.constants.get(`frozen ${name}`);
+    if (known !== undefined) return known;
+    this.take(name);
+    this.initializers.push({
+      name,
+      dims: value.dims,
+      dataType: onnxType(value.dtype),
+      rawData: bytesOf(value),
+    });
     const widened = value.dtype === "float32" ? name : this.node("Cast", [name], { to: onnxType("float32") });
     this.constants.set(`frozen ${name}`, widened);
     return widened;
   }
 
-  write(node: Node): void {
+  private writeNode(node: Node): void {
     if (node.kind === "stopGradient") {
       this.names.set(node.outputs[0]!, this.nameOf(node.inputs[0]!));
       return;
     }
     if (node.outputs.some((output) => this.names.has(output))) return;
-    const outputs = node.outputs.map((output) => {
-      const name = `t${this.counter++}`;
+    const outputs = node.outputs.map((output, index) => {
+      // An optional output that nobody reads is not asked for: kernels skip it, and fusions match.
+      if (index > 0 && !this.used.has(output)) return "";
+      const name = innerName(this.counter++);
       this.names.set(output, name);
       return name;
     });
     const rule = opTable[node.kind] as OpRule<OpName>;
-    rule.emit(this, node, node.inputs.map((child) => this.nameOf(child)), outputs);
+    const inputs = node.inputs.map((child) => this.nameOf(child));
+    rule.emit(this, node, inputs, outputs);
   }
 
   private nameOf(tensor: Tensor): string {
@@ -110,8 +150,14 @@ class ModelWriter implements Emitter {
     return name;
   }
 
-  node(type: string, inputs: readonly string[], attributes: Readonly<Record<string, OnnxAttribute>> = {}, options: NodeOptions = {}): string {
-    const output = options.outputs ?? [`t${this.counter++}`];
+  node(
+    type: string,
+    inputs: readonly string[],
+    attributes: Readonly<Record<string, OnnxAttribute>> = {},
+    options: NodeOptions = {},
+  ): string {
+    const output = [...(options.outputs ?? [innerName(this.counter++)])];
+    while (output.at(-1) === "") output.pop();
     this.nodes.push({
       opType: type,
       input: inputs,
@@ -126,10 +172,11 @@ class ModelWriter implements Emitter {
   constant(value: HostTensor): string {
     const bytes = bytesOf(value);
     // Only small constants are worth comparing.
-    const key = bytes.length <= 64 ? `${value.dtype} ${value.dims.join("x")} ${Buffer.from(bytes).toString("hex")}` : undefined;
+    const key = bytes.length <= 64 ? `${value.dtype} ${value.dims.join("x")} ${bytes.join()}` : undefined;
     const known = key === undefined ? undefined : this.constants.get(key);
     if (known !== undefined) return known;
-    const name = `c${this.counter++}`;
+    const name = innerName(this.counter++);
+    this.constantNames.add(name);
     this.initializers.push({ name, dims: value.dims, dataType: onnxType(value.dtype), rawData: bytes });
     if (key !== undefined) this.constants.set(key, name);
     return name;
@@ -170,21 +217,28 @@ class ModelWriter implements Emitter {
     return value;
   }
 
-  finish(outputs: Readonly<Record<string, Tensor>>): EmittedModel {
+  private finish(): EmittedModel {
     const used = new Set<string>();
     const specs: InputSpec[] = [];
     const produced = new Map<string, string>();
-    for (const [name, tensor] of Object.entries(outputs)) {
+    for (const [name, tensor] of Object.entries(this.outputs)) {
+      if (this.taken.has(name))
+        throw new InternalError(`emit: output ${name} has the name of an input or weight`);
       const inner = this.nameOf(tensor);
-      const isLeaf = inner.startsWith("c") || this.inputs.some((known) => known.name === inner) || this.weights.has(inner);
+      const isLeaf = this.taken.has(inner) || this.constantNames.has(inner);
       // Renaming the producer's output costs nothing; a copy is needed only where two outputs share it.
-      if (isLeaf || used.has(inner)) this.node("Identity", [produced.get(inner) ?? inner], {}, { outputs: [name] });
+      if (isLeaf || used.has(inner))
+        this.node("Identity", [produced.get(inner) ?? inner], {}, { outputs: [name] });
       else produced.set(inner, name);
       used.add(inner);
       specs.push({ name, dtype: tensor.dtype, shape: tensor.shape });
     }
     const rename = (name: string): string => produced.get(name) ?? name;
-    const nodes = this.nodes.map((node) => ({ ...node, input: node.input.map(rename), output: node.output.map(rename) }));
+    const nodes = this.nodes.map((node) => ({
+      ...node,
+      input: node.input.map(rename),
+      output: node.output.map(rename),
+    }));
     const bytes = encodeModel({
       irVersion: 10,
       producerName: "blip2",
@@ -211,11 +265,16 @@ function valueInfo({ name, dtype, shape }: InputSpec): OnnxValueInfo {
 
 function attributeRecord(name: string, value: OnnxAttribute): OnnxAttributeRecord {
   if (typeof value === "number") return { name, type: attributeType.int, i: value };
-  if (typeof value === "string") return { name, type: attributeType.string, s: new TextEncoder().encode(value) };
+  if (typeof value === "string")
+    return { name, type: attributeType.string, s: new TextEncoder().encode(value) };
   if ("float" in value) return { name, type: attributeType.float, f: value.float };
   if ("tensor" in value) {
     const { tensor } = value;
-    return { name, type: attributeType.tensor, t: { name: "", dims: tensor.dims, dataType: onnxType(tensor.dtype), rawData: bytesOf(tensor) } };
+    return {
+      name,
+      type: attributeType.tensor,
+      t: { name: "", dims: tensor.dims, dataType: onnxType(tensor.dtype), rawData: bytesOf(tensor) },
+    };
   }
   return { name, type: attributeType.ints, ints: value };
 }

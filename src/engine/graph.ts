@@ -60,6 +60,7 @@ export interface OpAttributes {
   slice: { readonly axis: number; readonly start: Dim; readonly length: Dim };
   pad: { readonly axis: number; readonly before: Dim; readonly after: Dim };
   range: { readonly size: Dim };
+  size: { readonly dim: Dim };
   zeros: { readonly shape: Shape };
   // Reductions.
   reduceSum: { readonly axes: readonly number[] };
@@ -160,10 +161,17 @@ export function integer(value: number): Tensor {
  * Checks a tensor against a shape written with one-letter names, for example
  * `expectShape("attention", x, "B T D", sizes)`; names seen for the first time are bound in `sizes`.
  */
-export function expectShape(where: string, tensor: Tensor, pattern: string, sizes: Record<string, Dim> = {}): void {
+export function expectShape(
+  where: string,
+  tensor: Tensor,
+  pattern: string,
+  sizes: Record<string, Dim> = {},
+): void {
   const names = pattern.split(" ").filter(Boolean);
   const fail = (): never => {
-    const bound = names.map((name) => (/^\d+$/.test(name) ? name : `${name}=${sizes[name] ?? "?"}`)).join(", ");
+    const bound = names
+      .map((name) => (/^\d+$/.test(name) ? name : `${name}=${sizes[name] ?? "?"}`))
+      .join(", ");
     throw new InternalError(`${where}: required [${bound}], got ${showShape(tensor.shape)}`);
   };
   if (names.length !== tensor.rank) fail();

@@ -1,5 +1,5 @@
 /** Every op builder, for `import * as ops` and for gradient rules. */
-export { multiplyDims } from "./dims.js";
+export { addDims, multiplyDims } from "./dims.js";
 export * from "./ops/activation.js";
 export * from "./ops/composed.js";
 export * from "./ops/elementwise.js";

@@ -31,7 +31,11 @@ export type Request = { readonly id: number } & (
 );
 
 /** A request without its number, kind by kind. */
-export type RequestBody = Request extends infer R ? (R extends { id: number } ? Omit<R, "id"> : never) : never;
+export type RequestBody = Request extends infer R
+  ? R extends { id: number }
+    ? Omit<R, "id">
+    : never
+  : never;
 
 export interface Reply {
   readonly id: number;

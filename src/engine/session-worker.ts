@@ -13,7 +13,11 @@ const sessions = new Map<number, ort.InferenceSession>();
 const residents = new Map<string, ort.Tensor>();
 
 const toOrt = (value: HostTensor): ort.Tensor =>
-  new ort.Tensor(value.dtype as "float32", (value.dtype === "bool" ? new Uint8Array(value.data as Uint8Array) : value.data) as Float32Array, value.dims);
+  new ort.Tensor(
+    value.dtype as "float32",
+    (value.dtype === "bool" ? new Uint8Array(value.data as Uint8Array) : value.data) as Float32Array,
+    value.dims,
+  );
 
 const fromOrt = (value: ort.Tensor): HostTensor =>
   ({ dtype: value.type, dims: value.dims, data: value.data }) as unknown as HostTensor;
@@ -33,7 +37,9 @@ async function answer(request: Request): Promise<Reply["value"]> {
         interOpNumThreads: 1,
         graphOptimizationLevel: "all",
         logSeverityLevel: 3,
-        ...(settings.profilePrefix === undefined ? {} : { enableProfiling: true, profileFilePrefix: settings.profilePrefix }),
+        ...(settings.profilePrefix === undefined
+          ? {}
+          : { enableProfiling: true, profileFilePrefix: settings.profilePrefix }),
       };
       sessions.set(request.program, await ort.InferenceSession.create(request.model, options));
       return undefined;
@@ -49,7 +55,7 @@ async function answer(request: Request): Promise<Reply["value"]> {
         const old = request.reuse ? residents.get(slot) : undefined;
         fetches[name] = old ?? null;
       }
-      const results = await session.run(feeds, fetches as ort.InferenceSession.FetchesType);
+      const results = await session.run(feeds, fetches);
       for (const [name, slot] of Object.entries(request.keep)) residents.set(slot, results[name]!);
       const reply: Record<string, HostTensor> = {};
       for (const name of request.fetch) reply[name] = fromOrt(results[name]!);
@@ -62,7 +68,7 @@ async function answer(request: Request): Promise<Reply["value"]> {
       const reply: Record<string, HostTensor> = {};
       for (const slot of request.slots) {
         const value = fromOrt(resident(slot));
-        reply[slot] = { ...value, data: value.data.slice() } as HostTensor;
+        reply[slot] = { ...value, data: value.data.slice() };
       }
       return reply;
     }
@@ -90,7 +96,10 @@ port.on("message", (request: Request) => {
       const value = await answer(request);
       port.postMessage({ id: request.id, value } satisfies Reply);
     } catch (error) {
-      port.postMessage({ id: request.id, error: error instanceof Error ? error.message : String(error) } satisfies Reply);
+      port.postMessage({
+        id: request.id,
+        error: error instanceof Error ? error.message : String(error),
+      } satisfies Reply);
     }
     if (request.verb === "close") port.close();
   });

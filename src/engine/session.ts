@@ -1,9 +1,9 @@
 /** Running emitted graphs in a worker thread that owns the runtime and all large state. */
 import { Worker } from "node:worker_threads";
 import { InternalError, InterruptedError } from "../errors.js";
-import type { HostTensor } from "../host-tensor.js";
+import { elementCount, type HostTensor } from "../host-tensor.js";
 import { availableCpus } from "./cpu-count.js";
-import { showShape, type Dim } from "./dims.js";
+import { evaluateDim, isName, namesOf, showShape, type Dim } from "./dims.js";
 import { emit, type InputSpec, type Weights } from "./emit.js";
 import type { Tensor } from "./graph.js";
 import type { Reply, Request, RequestBody, Slots, WorkerSettings } from "./session-protocol.js";
@@ -13,7 +13,7 @@ export type HostTensors = Readonly<Record<string, HostTensor>>;
 export interface CompileOptions {
   /** Values of the frozen leaves, by name. */
   readonly weights?: Weights;
-  /** Graph inputs that are read from resident slots (input name to slot). */
+  /** Graph inputs that are read from resident slots (input name to slot); a fed value goes first. */
   readonly residentInputs?: Slots;
   /** Graph outputs that stay in the worker (output name to slot); `run` does not return them. */
   readonly residentOutputs?: Slots;
@@ -36,7 +36,10 @@ export interface RunOptions {
  * them. Requests are carried out in the order in which they are made.
  */
 export class Device {
-  private readonly waiting = new Map<number, { resolve: (value: HostTensors | undefined) => void; reject: (error: Error) => void }>();
+  private readonly waiting = new Map<
+    number,
+    { resolve: (value: HostTensors | undefined) => void; reject: (error: Error) => void }
+  >();
   private nextRequest = 0;
   private nextProgram = 0;
   private closed: Promise<void> | undefined;
@@ -48,7 +51,7 @@ export class Device {
     worker.on("message", (reply: Reply) => {
       const waiter = this.waiting.get(reply.id);
       this.waiting.delete(reply.id);
-      if (this.waiting.size === 0) this.worker.unref();
+      if (this.waiting.size === 0 && this.closed === undefined) this.worker.unref();
       if (reply.error === undefined) waiter?.resolve(reply.value);
       else waiter?.reject(new InternalError(`runtime: ${reply.error}`));
     });
@@ -75,7 +78,10 @@ export class Device {
     return new Device(startWorker(settings), threads);
   }
 
-  private request(body: RequestBody, transfer: readonly ArrayBuffer[] = []): Promise<HostTensors | undefined> {
+  private request(
+    body: RequestBody,
+    transfer: readonly ArrayBuffer[] = [],
+  ): Promise<HostTensors | undefined> {
     if (this.closed !== undefined && body.verb !== "close") {
       return Promise.reject(new InternalError("this device has been closed"));
     }
@@ -83,7 +89,7 @@ export class Device {
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject });
       this.worker.ref();
-      this.worker.postMessage({ ...body, id } as Request, transfer);
+      this.worker.postMessage({ ...body, id } satisfies Request, transfer);
     });
   }
 
@@ -91,7 +97,8 @@ export class Device {
   async compile(outputs: Readonly<Record<string, Tensor>>, options: CompileOptions = {}): Promise<Program> {
     const model = emit(outputs, options.weights);
     const program = this.nextProgram++;
-    await this.request({ verb: "compile", program, model: model.bytes });
+    const bytes = ownBuffer(model.bytes);
+    await this.request({ verb: "compile", program, model: bytes }, [bytes.buffer]);
     return new Program(
       (body) => this.request(body),
       program,
@@ -103,7 +110,7 @@ export class Device {
 
   /** Stores tensors in the worker under slot names. */
   async put(tensors: HostTensors): Promise<void> {
-    await this.request({ verb: "put", tensors });
+    await this.request({ verb: "put", tensors: compact(tensors) });
   }
 
   /** Copies of resident tensors. */
@@ -117,8 +124,10 @@ export class Device {
 
   /** Frees everything. Work already requested is finished first; closing twice is harmless. */
   close(): Promise<void> {
-    this.closed ??= this.request({ verb: "close" }).then(() => {
-      // The worker ends by itself once its port is closed.
+    this.closed ??= new Promise((resolve) => {
+      this.worker.once("exit", () => resolve());
+      // The worker ends by itself once its port is closed; if it dies before, that is an end too.
+      this.request({ verb: "close" }).catch(() => undefined);
     });
     return this.closed;
   }
@@ -130,61 +139,88 @@ export class Device {
 
 /** A loaded graph. */
 export class Program {
-  private readonly fetch: readonly string[];
-
   constructor(
     private readonly request: (body: RequestBody) => Promise<HostTensors | undefined>,
     private readonly id: number,
     readonly inputs: readonly InputSpec[],
-    outputs: readonly string[],
+    private readonly outputs: readonly string[],
     private readonly options: CompileOptions,
   ) {
-    const known = new Set(outputs);
-    for (const name of Object.keys(options.residentOutputs ?? {})) {
-      if (!known.has(name)) throw new InternalError(`compile: ${name} is not an output of the graph`);
-    }
-    this.fetch = outputs.filter((name) => options.residentOutputs?.[name] === undefined);
+    this.checkOutputs("compile", options.residentOutputs);
   }
 
   /**
    * Runs once and returns the outputs that do not stay resident. Inputs that are neither fed nor bound
-   * to a slot, fed but unknown, or of a wrong shape are named in an error. `signal` is honoured before
-   * the run starts.
+   * to a slot, fed but unknown, or of a wrong shape are all named in one error. `signal` is honoured
+   * before the run starts.
    */
   async run(feeds: HostTensors, options: RunOptions = {}): Promise<HostTensors> {
     if (options.signal?.aborted) throw new InterruptedError("stopped on request");
-    const inputs = { ...this.options.residentInputs, ...options.residentInputs };
-    this.checkFeeds(feeds, inputs);
+    this.checkOutputs("run", options.residentOutputs);
+    const slots = { ...this.options.residentInputs, ...options.residentInputs };
+    this.checkFeeds(feeds, slots);
+    const unfed = this.inputs.filter(({ name }) => feeds[name] === undefined);
+    const keep = { ...this.options.residentOutputs, ...options.residentOutputs };
     const reply = await this.request({
       verb: "run",
       program: this.id,
-      feeds,
-      inputs,
-      keep: { ...this.options.residentOutputs, ...options.residentOutputs },
-      fetch: this.fetch,
+      feeds: compact(feeds),
+      inputs: Object.fromEntries(unfed.map(({ name }) => [name, slots[name]!])),
+      keep,
+      fetch: this.outputs.filter((name) => keep[name] === undefined),
       reuse: this.options.reuseResidents ?? false,
     });
     return reply!;
   }
 
+  private checkOutputs(where: string, slots: Slots = {}): void {
+    const unknown = Object.keys(slots).filter((name) => !this.outputs.includes(name));
+    if (unknown.length > 0) {
+      throw new InternalError(`${where}: the graph has no output called ${unknown.join(", ")}`);
+    }
+  }
+
   private checkFeeds(feeds: HostTensors, resident: Slots): void {
-    const bound = new Map<string, number>();
-    const unknown = Object.keys(feeds).filter((name) => !this.inputs.some((spec) => spec.name === name));
-    if (unknown.length > 0) throw new InternalError(`run: the graph has no input called ${unknown.join(", ")}`);
+    const known = new Set(this.inputs.map(({ name }) => name));
+    const problems = Object.keys(feeds).flatMap((name) =>
+      known.has(name) ? [] : [`the graph has no input called ${name}`],
+    );
+    const sizes: Record<string, number> = {};
+    // Plain names first: they give the others, such as "P+T", their values.
+    const compound: { readonly name: string; readonly dim: Dim; readonly size: number }[] = [];
     for (const { name, dtype, shape } of this.inputs) {
       const value = feeds[name];
       if (value === undefined) {
-        if (resident[name] === undefined) throw new InternalError(`run: input ${name} was not fed`);
+        if (resident[name] === undefined) problems.push(`input ${name} was not fed`);
         continue;
       }
+      const required = shape.map((dim) =>
+        typeof dim === "string" && dim in sizes ? `${dim}=${sizes[dim]}` : dim,
+      );
       const fits =
-        value.dtype === dtype &&
         value.dims.length === shape.length &&
-        shape.every((dim, axis) => sizeFits(dim, value.dims[axis]!, bound));
+        value.dtype === dtype &&
+        shape.every((dim, axis) => {
+          const size = value.dims[axis]!;
+          if (typeof dim === "number") return dim === size;
+          if (!isName(dim)) compound.push({ name, dim, size });
+          else sizes[dim] ??= size;
+          return sizes[dim] === undefined || sizes[dim] === size;
+        });
       if (!fits) {
-        throw new InternalError(`run: input ${name} must be ${dtype}${showShape(shape)}, got ${value.dtype}${showShape(value.dims)}`);
+        problems.push(
+          `input ${name} must be ${dtype}${showShape(required)}, got ${value.dtype}${showShape(value.dims)}`,
+        );
+      } else if (value.data.length !== elementCount(value.dims)) {
+        problems.push(`input ${name} has ${value.data.length} values for ${showShape(value.dims)}`);
       }
     }
+    for (const { name, dim, size } of compound) {
+      if (!namesOf(dim).every((part) => part in sizes)) continue;
+      const required = evaluateDim(dim, sizes);
+      if (size !== required) problems.push(`input ${name} has ${size} where ${dim}=${required} is required`);
+    }
+    if (problems.length > 0) throw new InternalError(`run: ${problems.join("; ")}`);
   }
 
   /** Frees the graph; the device's resident tensors stay. */
@@ -203,9 +239,20 @@ function startWorker(settings: WorkerSettings): Worker {
   return new Worker(boot, { workerData: settings, eval: true });
 }
 
-function sizeFits(dim: Dim, size: number, bound: Map<string, number>): boolean {
-  if (typeof dim === "number") return dim === size;
-  const known = bound.get(dim);
-  if (known === undefined) bound.set(dim, size);
-  return known === undefined || known === size;
+/** Tensors that own their memory: the thread border copies whole buffers, also under a small view. */
+function compact(tensors: HostTensors): HostTensors {
+  return Object.fromEntries(
+    Object.entries(tensors).map(([name, value]) => {
+      const { data } = value;
+      return [name, data.byteLength === data.buffer.byteLength ? value : { ...value, data: data.slice() }];
+    }),
+  );
+}
+
+/** Bytes that fill their buffer, so that it can be handed over. */
+function ownBuffer(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  const { buffer } = bytes;
+  return buffer instanceof ArrayBuffer && bytes.byteLength === buffer.byteLength
+    ? new Uint8Array(buffer)
+    : new Uint8Array(bytes);
 }

@@ -27,7 +27,7 @@ export interface RawImage {
 export type ImageSource = string | URL | Uint8Array | RawImage;
 
 /** Pictures with more pixels are refused before they are decoded: a file of a few bytes can claim any size. */
-export const maximumPixels = 100_000_000;
+const maximumPixels = 100_000_000;
 
 /**
  * Decodes a picture (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG; the first frame if it has several).

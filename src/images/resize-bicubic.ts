@@ -1,6 +1,8 @@
 /**
  * Pillow's antialiased bicubic resize, bit for bit, for 8-bit RGB. A shrinking axis averages over a window that widens with the scale.
  * Along each axis the weights are fixed-point numbers and the result is rounded to 8 bits; the horizontal pass comes first.
+ * That order is the one of Pillow up to 12, with which the published models were trained; Pillow 13 turns it round for some
+ * pictures whose height shrinks much more than their width, which moves single values by one step.
  */
 import { InternalError } from "../errors.js";
 import { type RgbImage } from "./load-image.js";

@@ -1,9 +1,11 @@
 /** Text to token ids and back, from a folder's tokenizer.json and tokenizer_config.json. */
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Tokenizer as Backend } from "@huggingface/tokenizers";
-import { readJsonObject, type JsonObject } from "../checkpoints/json-file.js";
 import { UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
+
+type JsonObject = Record<string, unknown>;
 
 /** How `encodeBatch` makes rows of equal length. */
 export interface BatchOptions {
@@ -50,8 +52,25 @@ export interface TextTokenizer {
  */
 export async function loadTokenizer(folder: string): Promise<TextTokenizer> {
   const path = join(folder, "tokenizer.json");
-  const config = await readJsonObject(join(folder, "tokenizer_config.json"));
-  return createTokenizer(await readJsonObject(path), config, path);
+  const config = await readJson(join(folder, "tokenizer_config.json"));
+  return createTokenizer(await readJson(path), config, path);
+}
+
+async function readJson(path: string): Promise<JsonObject> {
+  try {
+    return JSON.parse(await readFile(path, "utf8")) as JsonObject;
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    const why =
+      code === "ENOENT"
+        ? "this file does not exist"
+        : code
+          ? `cannot be read (${code})`
+          : `not JSON (${message})`;
+    throw new UserError(`${path}: ${why}; a tokenizer needs tokenizer.json and tokenizer_config.json`, {
+      cause,
+    });
+  }
 }
 
 /** A tokenizer from the two parsed files; `where` names the first one in errors. */

@@ -14,7 +14,9 @@ const golden = JSON.parse(readFileSync("test/golden/images/golden.json", "utf8")
 };
 
 const digest = (data: { buffer: ArrayBufferLike; byteOffset: number; byteLength: number }) =>
-  createHash("sha256").update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest("hex");
+  createHash("sha256")
+    .update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+    .digest("hex");
 
 describe("decoding equals Pillow's convert('RGB')", () => {
   it.each(Object.keys(golden.decoded))("%s", async (name) => {

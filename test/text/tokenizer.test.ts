@@ -85,7 +85,7 @@ describe("byte-level BPE", () => {
   it("decodes any text to itself behind the prefix space", () => {
     const text = fc
       .oneof(fc.string({ unit: "binary" }), fc.string(), fc.constantFrom(...golden.texts))
-      .filter((s) => !/<(s|\/s|pad|unk|image)>/.test(s) && s.isWellFormed());
+      .filter((s) => !/<(s|\/s|pad|unk|image)>/.test(s) && !/\p{Cs}/u.test(s));
     fc.assert(
       fc.property(text, (s) => {
         const expected = s === "" || s.startsWith(" ") ? s : ` ${s}`;
@@ -161,7 +161,9 @@ describe("loading", () => {
 
   it("names what is missing or broken", async () => {
     await expect(loadTokenizer(join(folder, "none"))).rejects.toThrow(
-      new UserError(`${folder}/none/tokenizer_config.json: this file does not exist`),
+      new UserError(
+        `${folder}/none/tokenizer_config.json: this file does not exist; a tokenizer needs tokenizer.json and tokenizer_config.json`,
+      ),
     );
     expect(() => createTokenizer({}, {}, "m/tokenizer.json")).toThrowErrorMatchingInlineSnapshot(
       `[UserError: m/tokenizer.json: cannot be used as a tokenizer (Tokenizer must contain a "model" property)]`,

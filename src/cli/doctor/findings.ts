@@ -18,10 +18,16 @@ export interface Findings {
     readonly availableBytes: number;
     readonly limitBytes: number | null;
   };
-  readonly onnxruntime: NativePackage<{ readonly providers: readonly string[] }>;
+  readonly onnxruntime: NativePackage<{ readonly providers: readonly Provider[] }>;
   readonly sharp: NativePackage<{ readonly libraries: { readonly [name: string]: string } }>;
   readonly models: readonly BundledModel[];
   readonly disk: { readonly path: string; readonly freeBytes: number };
+}
+
+/** Where the runtime can compute. What is not bundled asks for libraries that are installed separately. */
+export interface Provider {
+  readonly name: string;
+  readonly bundled: boolean;
 }
 
 export type BundledModel =
@@ -38,9 +44,9 @@ export async function inspectMachine(signal: AbortSignal): Promise<Findings> {
   const [description, cpus, onnxruntime, sharp, models, { bavail, bsize }] = await Promise.all([
     readFile(path.join(root, "package.json"), "utf8"),
     inspectCpus(),
-    probeNativePackage<{ providers: string[] }>(
+    probeNativePackage<{ providers: Provider[] }>(
       "onnxruntime-node",
-      "{ version: library.env.versions.node ?? library.env.versions.common, providers: library.listSupportedBackends().map(({ name }) => name) }",
+      "{ version: library.env.versions.node ?? library.env.versions.common, providers: library.listSupportedBackends() }",
       signal,
     ),
     probeNativePackage<{ libraries: { [name: string]: string } }>(
@@ -95,13 +101,13 @@ export async function inspectMachine(signal: AbortSignal): Promise<Findings> {
 }
 
 async function inspectCpus(): Promise<Findings["cpus"]> {
-  const { availableCpus } = await import("../../engine/cpu-count.js");
+  const { availableCpus } = await import("../../engine/index.js");
   const host = os.cpus();
   return { available: availableCpus(), host: host.length, model: host[0]?.model.trim() ?? "unknown" };
 }
 
 /** Every folder below `folder` that has a config.json, or should have one because it has weights. */
-async function inspectModels(folder: string): Promise<BundledModel[]> {
+export async function inspectModels(folder: string): Promise<BundledModel[]> {
   let files: string[];
   try {
     files = await readdir(folder, { recursive: true });

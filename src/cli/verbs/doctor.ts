@@ -1,4 +1,4 @@
-import { inspectMachine, type Findings } from "../doctor/findings.js";
+import { inspectMachine, type Findings, type Provider } from "../doctor/findings.js";
 import { formatBytes } from "../progress.js";
 import { defineVerb } from "../verb.js";
 
@@ -14,7 +14,7 @@ export const doctor = defineVerb({
     platform: "os, arch, release",
     cpus: "available (affinity and control groups counted), host, model",
     memory: "totalBytes, availableBytes, limitBytes (null without a control group's limit)",
-    onnxruntime: "ok, version, providers, error",
+    onnxruntime: "ok, version, providers (name; bundled, or needing libraries of their own), error",
     sharp: "ok, version, libraries, error",
     models: "for each bundled model: name, type, complete, bytes, error",
     disk: "path, freeBytes of the file system that holds the working folder",
@@ -41,13 +41,7 @@ function formatFindings(found: Findings): string {
       "memory",
       `${formatBytes(memory.availableBytes)} available of ${formatBytes(memory.totalBytes)}${limit}`,
     ],
-    [
-      onnxruntime.ok,
-      "onnxruntime",
-      onnxruntime.ok
-        ? `${onnxruntime.version}, runs on ${onnxruntime.providers.join(", ")}`
-        : onnxruntime.error,
-    ],
+    [onnxruntime.ok, "onnxruntime", onnxruntime.ok ? describeRuntime(onnxruntime) : onnxruntime.error],
     [sharp.ok, "sharp", sharp.ok ? `${sharp.version}, libvips ${sharp.libraries["vips"]}` : sharp.error],
     ...models.map((model) => {
       const text = model.complete ? `${model.type}, ${formatBytes(model.bytes)}` : model.error;
@@ -60,4 +54,20 @@ function formatFindings(found: Findings): string {
   const lines = rows.map(([ok, what, text]) => `${ok ? "ok  " : "FAIL"}  ${what.padEnd(width)}  ${text}`);
   const verdict = found.ok ? ["", "Everything essential is here."] : ["", ...found.problems];
   return [...lines, ...verdict].join("\n");
+}
+
+function describeRuntime({
+  version,
+  providers,
+}: {
+  version: string;
+  providers: readonly Provider[];
+}): string {
+  const names = (bundled: boolean): string =>
+    providers
+      .filter((provider) => provider.bundled === bundled)
+      .map(({ name }) => name)
+      .join(", ");
+  const separate = names(false);
+  return `${version}, has ${names(true)}${separate === "" ? "" : ` (with libraries of their own: ${separate})`}`;
 }

@@ -1,7 +1,7 @@
 /** Written descriptions of scenes: what a language model that never sees a picture learns to read. */
 import { captionScene, joinPhrases } from "./captions.js";
 import { askScene, type SceneQuestion } from "./questions.js";
-import { Random } from "./random.js";
+import { Random } from "../random.js";
 import { article, placePhrase, quadrant, type Scene, type SceneObject } from "./world.js";
 
 /** No description is longer than this, not counting punctuation. */

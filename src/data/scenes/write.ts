@@ -9,7 +9,7 @@ import { textRecord } from "./descriptions.js";
 import { jsonLinesWriter, jsonListWriter, type ListWriter } from "./json-lists.js";
 import { renderScene } from "./picture.js";
 import { askScene, type QuestionType } from "./questions.js";
-import { Random } from "./random.js";
+import { Random } from "../random.js";
 import { makeScene } from "./scene.js";
 import {
   BACKGROUNDS,

@@ -31,7 +31,9 @@ export function logSoftmax(x: Tensor): Tensor {
 function checkNorm(where: string, x: Tensor, ...weights: readonly Tensor[]): void {
   for (const weight of weights) {
     if (weight.rank !== 1 || weight.shape[0] !== x.shape.at(-1)) {
-      throw new InternalError(`${where}: weights must be [${x.shape.at(-1)}] for ${showShape(x.shape)}, got ${showShape(weight.shape)}`);
+      throw new InternalError(
+        `${where}: weights must be [${x.shape.at(-1)}] for ${showShape(x.shape)}, got ${showShape(weight.shape)}`,
+      );
     }
   }
 }
@@ -55,7 +57,9 @@ export function rmsNorm(x: Tensor, weight: Tensor, epsilon: number): Tensor {
 
 const sqrtHalf = Math.SQRT1_2;
 
-export const activationRules: RuleTable<"relu" | "gelu" | "quickGelu" | "softmax" | "logSoftmax" | "layerNorm" | "rmsNorm"> = {
+export const activationRules: RuleTable<
+  "relu" | "gelu" | "quickGelu" | "softmax" | "logSoftmax" | "layerNorm" | "rmsNorm"
+> = {
   relu: {
     emit: single("Relu"),
     gradient: ({ outputs: [y], upstream, ops }) => [ops.where(ops.less(0, y!), upstream, 0)],
@@ -76,7 +80,10 @@ export const activationRules: RuleTable<"relu" | "gelu" | "quickGelu" | "softmax
       // dy = Phi(x) + x phi(x)
       const z = ops.mul(x!, sqrtHalf);
       const phi = ops.exp(ops.neg(ops.mul(z, z)));
-      const slope = ops.add(ops.mul(ops.mul(z, phi), 1 / Math.sqrt(Math.PI)), ops.mul(ops.add(ops.erf(z), 1), 0.5));
+      const slope = ops.add(
+        ops.mul(ops.mul(z, phi), 1 / Math.sqrt(Math.PI)),
+        ops.mul(ops.add(ops.erf(z), 1), 0.5),
+      );
       return [ops.mul(upstream, slope)];
     },
   },
@@ -108,7 +115,12 @@ export const activationRules: RuleTable<"relu" | "gelu" | "quickGelu" | "softmax
   },
   layerNorm: {
     emit: (emitter, node, inputs, outputs) => {
-      emitter.node("LayerNormalization", inputs, { axis: -1, epsilon: { float: node.attributes.epsilon } }, { outputs });
+      emitter.node(
+        "LayerNormalization",
+        inputs,
+        { axis: -1, epsilon: { float: node.attributes.epsilon } },
+        { outputs },
+      );
     },
     gradient: ({ inputs: [x, weight, bias], outputs: [, mean, inverse], upstream: g, wants, ops }) => {
       const normal = wants[0] || wants[1] ? ops.mul(ops.sub(x!, mean!), inverse!) : undefined;

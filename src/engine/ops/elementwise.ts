@@ -27,32 +27,48 @@ type Operand = Tensor | number;
 function operands(where: string, a: Operand, b: Operand): readonly [Tensor, Tensor] {
   const left = typeof a === "number" ? scalar(a) : a;
   const right = typeof b === "number" ? scalar(b) : b;
-  if (left.dtype !== right.dtype) throw new InternalError(`${where}: element types ${left.dtype} and ${right.dtype} differ`);
+  if (left.dtype !== right.dtype)
+    throw new InternalError(`${where}: element types ${left.dtype} and ${right.dtype} differ`);
   return [left, right];
 }
 
 function binary<K extends "add" | "sub" | "mul" | "div" | "maximum" | "minimum">(kind: K) {
   return (a: Operand, b: Operand): Tensor => {
     const [left, right] = operands(kind, a, b);
-    return makeTensor<OpName>(kind, [left, right], {}, left.dtype, broadcastShapes(kind, left.shape, right.shape));
+    return makeTensor<OpName>(
+      kind,
+      [left, right],
+      {},
+      left.dtype,
+      broadcastShapes(kind, left.shape, right.shape),
+    );
   };
 }
 
 function comparison<K extends "equal" | "less" | "lessOrEqual">(kind: K) {
   return (a: Operand, b: Operand): Tensor => {
     const [left, right] = operands(kind, a, b);
-    return makeTensor<OpName>(kind, [left, right], {}, "bool", broadcastShapes(kind, left.shape, right.shape));
+    return makeTensor<OpName>(
+      kind,
+      [left, right],
+      {},
+      "bool",
+      broadcastShapes(kind, left.shape, right.shape),
+    );
   };
 }
 
 function logical<K extends "and" | "or">(kind: K) {
   return (a: Tensor, b: Tensor): Tensor => {
-    if (a.dtype !== "bool" || b.dtype !== "bool") throw new InternalError(`${kind}: needs bool tensors, got ${a} and ${b}`);
+    if (a.dtype !== "bool" || b.dtype !== "bool")
+      throw new InternalError(`${kind}: needs bool tensors, got ${a} and ${b}`);
     return makeTensor<OpName>(kind, [a, b], {}, "bool", broadcastShapes(kind, a.shape, b.shape));
   };
 }
 
-function unary<K extends "neg" | "exp" | "log" | "sqrt" | "erf" | "tanh" | "sigmoid" | "abs" | "stopGradient">(kind: K) {
+function unary<
+  K extends "neg" | "exp" | "log" | "sqrt" | "erf" | "tanh" | "sigmoid" | "abs" | "stopGradient",
+>(kind: K) {
   return (x: Tensor): Tensor => makeTensor<OpName>(kind, [x], {}, x.dtype, x.shape);
 }
 
@@ -101,8 +117,30 @@ export function cast(x: Tensor, to: DType): Tensor {
 const noGradient = "its result is not differentiable";
 
 export const elementwiseRules: RuleTable<
-  | "add" | "sub" | "mul" | "div" | "maximum" | "minimum" | "neg" | "exp" | "log" | "sqrt" | "erf" | "tanh" | "sigmoid" | "abs"
-  | "where" | "cast" | "equal" | "less" | "lessOrEqual" | "and" | "or" | "not" | "isFinite" | "stopGradient"
+  | "add"
+  | "sub"
+  | "mul"
+  | "div"
+  | "maximum"
+  | "minimum"
+  | "neg"
+  | "exp"
+  | "log"
+  | "sqrt"
+  | "erf"
+  | "tanh"
+  | "sigmoid"
+  | "abs"
+  | "where"
+  | "cast"
+  | "equal"
+  | "less"
+  | "lessOrEqual"
+  | "and"
+  | "or"
+  | "not"
+  | "isFinite"
+  | "stopGradient"
 > = {
   add: {
     emit: single("Add"),

@@ -2,12 +2,9 @@
 import { InternalError } from "../../errors.js";
 import { sameShape, showShape, type Dim } from "../dims.js";
 import { makeTensor, type Tensor } from "../graph.js";
-import { argmax } from "./reduction.js";
-import { reshape } from "./movement.js";
-import { cast } from "./elementwise.js";
-import { reduceSum } from "./reduction.js";
-import { range } from "./movement.js";
 import { onnxType } from "./elementwise.js";
+import { reshape } from "./movement.js";
+import { argmax } from "./reduction.js";
 import type { RuleTable } from "./rule.js";
 
 /** Rows of a table by index. table: [V, ...D], ids: int64 [...I] -> [...I, ...D]. */
@@ -21,7 +18,10 @@ export function scatterAddRows(values: Tensor, ids: Tensor, rows: Dim): Tensor {
   if (ids.rank !== 1 || ids.shape[0] !== values.shape[0]) {
     throw new InternalError(`scatterAddRows: ids ${ids} do not index the rows of ${values}`);
   }
-  return makeTensor("scatterAddRows", [values, ids], { rows }, values.dtype, [rows, ...values.shape.slice(1)]);
+  return makeTensor("scatterAddRows", [values, ids], { rows }, values.dtype, [
+    rows,
+    ...values.shape.slice(1),
+  ]);
 }
 
 /** One value of the last axis per position. x: [..., C], ids: int64 [...] -> [...]. */
@@ -37,17 +37,6 @@ export function maxLast(x: Tensor): Tensor {
   return gatherLast(x, argmax(x));
 }
 
-/** A dimension as a float32 scalar, for means over named sizes. */
-export function sizeOf(dim: Dim): Tensor {
-  // The count of 0..n-1 is n: one more than its largest entry would need no sum, but this is a tiny vector.
-  return reduceSum(cast(reshapeOnes(dim), "float32"));
-}
-
-function reshapeOnes(dim: Dim): Tensor {
-  const numbers = range(dim);
-  return makeTensor("lessOrEqual", [numbers, numbers], {}, "bool", numbers.shape);
-}
-
 export const indexingRules: RuleTable<"gatherRows" | "scatterAddRows" | "gatherLast"> = {
   gatherRows: {
     emit: (emitter, _node, inputs, outputs) => {
@@ -57,15 +46,31 @@ export const indexingRules: RuleTable<"gatherRows" | "scatterAddRows" | "gatherL
       if (!wants[0]) return [undefined];
       const count = ops.multiplyDims(...ids!.shape);
       const rowShape = table!.shape.slice(1);
-      return [ops.scatterAddRows(ops.reshape(upstream, [count, ...rowShape]), ops.reshape(ids!, [count]), table!.shape[0]!)];
+      return [
+        ops.scatterAddRows(
+          ops.reshape(upstream, [count, ...rowShape]),
+          ops.reshape(ids!, [count]),
+          table!.shape[0]!,
+        ),
+      ];
     },
   },
   scatterAddRows: {
     emit: (emitter, node, inputs, outputs) => {
       const values = node.inputs[0]!;
-      const zero = emitter.node("Cast", [emitter.constant({ dtype: "float32", dims: [], data: Float32Array.of(0) })], { to: onnxType(values.dtype) });
-      const table = emitter.node("Expand", [zero, emitter.sizes([node.attributes.rows, ...values.shape.slice(1)])]);
-      const column = emitter.node("Unsqueeze", [inputs[1]!, emitter.constant({ dtype: "int64", dims: [1], data: BigInt64Array.of(-1n) })]);
+      const zero = emitter.node(
+        "Cast",
+        [emitter.constant({ dtype: "float32", dims: [], data: Float32Array.of(0) })],
+        { to: onnxType(values.dtype) },
+      );
+      const table = emitter.node("Expand", [
+        zero,
+        emitter.sizes([node.attributes.rows, ...values.shape.slice(1)]),
+      ]);
+      const column = emitter.node("Unsqueeze", [
+        inputs[1]!,
+        emitter.constant({ dtype: "int64", dims: [1], data: BigInt64Array.of(-1n) }),
+      ]);
       emitter.node("ScatterND", [table, column, inputs[0]!], { reduction: "add" }, { outputs });
     },
     gradient: ({ inputs: [, ids], upstream, ops }) => [ops.gatherRows(upstream, ids!)],
@@ -74,7 +79,12 @@ export const indexingRules: RuleTable<"gatherRows" | "scatterAddRows" | "gatherL
     emit: (emitter, _node, inputs, outputs) => {
       const last = emitter.constant({ dtype: "int64", dims: [1], data: BigInt64Array.of(-1n) });
       const column = emitter.node("Unsqueeze", [inputs[1]!, last]);
-      emitter.node("Squeeze", [emitter.node("GatherElements", [inputs[0]!, column], { axis: -1 }), last], {}, { outputs });
+      emitter.node(
+        "Squeeze",
+        [emitter.node("GatherElements", [inputs[0]!, column], { axis: -1 }), last],
+        {},
+        { outputs },
+      );
     },
     gradient: ({ inputs: [x, ids], upstream, ops }) => {
       const hit = ops.equal(ops.reshape(ids!, [...ids!.shape, 1]), ops.range(x!.shape.at(-1)!));

@@ -16,7 +16,9 @@ export function gemm(a: Tensor, b: Tensor, options: GemmOptions = {}, bias?: Ten
   const [m, k] = transA ? [a.shape[1]!, a.shape[0]!] : [a.shape[0]!, a.shape[1]!];
   const [k2, n] = transB ? [b.shape[1]!, b.shape[0]!] : [b.shape[0]!, b.shape[1]!];
   if (k !== k2) {
-    throw new InternalError(`gemm: inner sizes ${k} and ${k2} differ for ${showShape(a.shape)} and ${showShape(b.shape)}`);
+    throw new InternalError(
+      `gemm: inner sizes ${k} and ${k2} differ for ${showShape(a.shape)} and ${showShape(b.shape)}`,
+    );
   }
   if (bias !== undefined && (bias.rank !== 1 || bias.shape[0] !== n)) {
     throw new InternalError(`gemm: bias must be [${n}], got ${showShape(bias.shape)}`);
@@ -36,7 +38,9 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const [m, k] = transA ? [a.shape.at(-1)!, a.shape.at(-2)!] : [a.shape.at(-2)!, a.shape.at(-1)!];
   const [k2, n] = transB ? [b.shape.at(-1)!, b.shape.at(-2)!] : [b.shape.at(-2)!, b.shape.at(-1)!];
   if (k !== k2) {
-    throw new InternalError(`matmul: inner sizes ${k} and ${k2} differ for ${showShape(a.shape)} and ${showShape(b.shape)}`);
+    throw new InternalError(
+      `matmul: inner sizes ${k} and ${k2} differ for ${showShape(a.shape)} and ${showShape(b.shape)}`,
+    );
   }
   const batch = broadcastShapes("matmul", a.shape.slice(0, -2), b.shape.slice(0, -2));
   return makeTensor("matmul", [a, b], { transA, transB, alpha }, a.dtype, [...batch, m, n]);

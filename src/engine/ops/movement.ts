@@ -1,9 +1,19 @@
 /** Ops that move or make values without arithmetic. */
 import { InternalError } from "../../errors.js";
 import type { DType } from "../../host-tensor.js";
-import { addDims, broadcastShapes, dimension, multiplyDims, sameShape, showShape, subtractDims, type Dim, type Shape } from "../dims.js";
-import { makeTensor, type Tensor } from "../graph.js";
-import { onnxType } from "./elementwise.js";
+import {
+  addDims,
+  broadcastShapes,
+  dimension,
+  multiplyDims,
+  sameShape,
+  showShape,
+  subtractDims,
+  type Dim,
+  type Shape,
+} from "../dims.js";
+import { makeTensor, scalar, type Tensor } from "../graph.js";
+import { cast, onnxType } from "./elementwise.js";
 import type { RuleTable } from "./rule.js";
 
 const int64 = (values: readonly number[]) =>
@@ -12,7 +22,8 @@ const int64 = (values: readonly number[]) =>
 /** A non-negative axis; negative ones count from the end. */
 export function normalAxis(where: string, axis: number, rank: number): number {
   const normal = axis < 0 ? axis + rank : axis;
-  if (normal < 0 || normal >= rank) throw new InternalError(`${where}: axis ${axis} of a tensor with ${rank} axes`);
+  if (normal < 0 || normal >= rank)
+    throw new InternalError(`${where}: axis ${axis} of a tensor with ${rank} axes`);
   return normal;
 }
 
@@ -20,7 +31,9 @@ export function normalAxis(where: string, axis: number, rank: number): number {
 export function reshape(x: Tensor, shape: Shape): Tensor {
   const target = shape.map(dimension);
   if (multiplyDims(...x.shape) !== multiplyDims(...target)) {
-    throw new InternalError(`reshape: ${showShape(x.shape)} does not hold as many values as ${showShape(target)}`);
+    throw new InternalError(
+      `reshape: ${showShape(x.shape)} does not hold as many values as ${showShape(target)}`,
+    );
   }
   if (sameShape(x.shape, target)) return x;
   const source = x.node.kind === "reshape" ? x.node.inputs[0]! : x;
@@ -30,11 +43,23 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 
 /** Reorders axes: axis `i` of the result is axis `permutation[i]` of `x`. */
 export function transpose(x: Tensor, permutation: readonly number[]): Tensor {
-  if (permutation.length !== x.rank || new Set(permutation).size !== x.rank || permutation.some((axis) => !(axis >= 0 && axis < x.rank))) {
-    throw new InternalError(`transpose: [${permutation.join(", ")}] does not permute the axes of ${showShape(x.shape)}`);
+  if (
+    permutation.length !== x.rank ||
+    new Set(permutation).size !== x.rank ||
+    permutation.some((axis) => !(axis >= 0 && axis < x.rank))
+  ) {
+    throw new InternalError(
+      `transpose: [${permutation.join(", ")}] does not permute the axes of ${showShape(x.shape)}`,
+    );
   }
   if (permutation.every((axis, place) => axis === place)) return x;
-  return makeTensor("transpose", [x], { permutation }, x.dtype, permutation.map((axis) => x.shape[axis]!));
+  return makeTensor(
+    "transpose",
+    [x],
+    { permutation },
+    x.dtype,
+    permutation.map((axis) => x.shape[axis]!),
+  );
 }
 
 /** Repeats axes of size 1 (and adds leading axes) up to `shape`. */
@@ -54,10 +79,15 @@ export function concat(parts: readonly Tensor[], axis: number): Tensor {
   if (parts.length === 1) return first;
   const at = normalAxis("concat", axis, first.rank);
   for (const part of parts) {
-    const fits = part.rank === first.rank && part.dtype === first.dtype && part.shape.every((dim, i) => i === at || dim === first.shape[i]);
+    const fits =
+      part.rank === first.rank &&
+      part.dtype === first.dtype &&
+      part.shape.every((dim, i) => i === at || dim === first.shape[i]);
     if (!fits) throw new InternalError(`concat along axis ${at}: ${parts.map(String).join(", ")} do not fit`);
   }
-  const shape = first.shape.map((dim, i) => (i === at ? addDims(...parts.map((part) => part.shape[at]!)) : dim));
+  const shape = first.shape.map((dim, i) =>
+    i === at ? addDims(...parts.map((part) => part.shape[at]!)) : dim,
+  );
   return makeTensor("concat", parts, { axis: at }, first.dtype, shape);
 }
 
@@ -67,29 +97,55 @@ export function slice(x: Tensor, axis: number, start: Dim, length: Dim): Tensor 
   const [from, count] = [dimension(start), dimension(length)];
   const size = x.shape[at]!;
   if (from === 0 && count === size) return x;
-  if (typeof size === "number" && typeof from === "number" && typeof count === "number" && (from < 0 || count < 0 || from + count > size)) {
+  if (
+    typeof size === "number" &&
+    typeof from === "number" &&
+    typeof count === "number" &&
+    (from < 0 || count < 0 || from + count > size)
+  ) {
     throw new InternalError(`slice: ${from}..${from + count} of axis ${at} of ${showShape(x.shape)}`);
   }
-  return makeTensor("slice", [x], { axis: at, start: from, length: count }, x.dtype, x.shape.map((dim, i) => (i === at ? count : dim)));
+  return makeTensor(
+    "slice",
+    [x],
+    { axis: at, start: from, length: count },
+    x.dtype,
+    x.shape.map((dim, i) => (i === at ? count : dim)),
+  );
 }
 
 /** One entry of an axis, which disappears. */
 export function select(x: Tensor, axis: number, index: Dim): Tensor {
   const at = normalAxis("select", axis, x.rank);
   const part = slice(x, at, index, 1);
-  return reshape(part, part.shape.filter((_, i) => i !== at));
+  return reshape(
+    part,
+    part.shape.filter((_, i) => i !== at),
+  );
 }
 
 /** Zeros before and after the values of one axis. */
 export function pad(x: Tensor, axis: number, before: Dim, after: Dim): Tensor {
   const at = normalAxis("pad", axis, x.rank);
-  if (before === 0 && after === 0) return x;
-  return makeTensor("pad", [x], { axis: at, before, after }, x.dtype, x.shape.map((dim, i) => (i === at ? addDims(before, dim, after) : dim)));
+  const [left, right] = [dimension(before), dimension(after)];
+  if (left === 0 && right === 0) return x;
+  const shape = x.shape.map((dim, i) => (i === at ? addDims(left, dim, right) : dim));
+  return makeTensor("pad", [x], { axis: at, before: left, after: right }, x.dtype, shape);
 }
 
 /** The int64 numbers 0 to size - 1. */
 export function range(size: Dim): Tensor {
   return makeTensor("range", [], { size: dimension(size) }, "int64", [dimension(size)]);
+}
+
+/** A dimension as an int64 scalar. */
+export function size(dim: Dim): Tensor {
+  return makeTensor("size", [], { dim: dimension(dim) }, "int64", []);
+}
+
+/** A dimension as a float32 scalar, for means over named sizes. */
+export function sizeOf(dim: Dim): Tensor {
+  return typeof dim === "number" ? scalar(dim) : cast(size(dim), "float32");
 }
 
 export function zeros(shape: Shape, dtype: DType = "float32"): Tensor {
@@ -98,7 +154,9 @@ export function zeros(shape: Shape, dtype: DType = "float32"): Tensor {
 
 const noInputs = "it has no input";
 
-export const movementRules: RuleTable<"reshape" | "transpose" | "expand" | "concat" | "slice" | "pad" | "range" | "zeros"> = {
+export const movementRules: RuleTable<
+  "reshape" | "transpose" | "expand" | "concat" | "slice" | "pad" | "range" | "size" | "zeros"
+> = {
   reshape: {
     emit: (emitter, node, inputs, outputs) => {
       const { shape } = node.attributes;
@@ -118,7 +176,12 @@ export const movementRules: RuleTable<"reshape" | "transpose" | "expand" | "conc
     },
     gradient: ({ node, upstream, ops }) => {
       const { permutation } = node.attributes;
-      return [ops.transpose(upstream, permutation.map((_, axis) => permutation.indexOf(axis)))];
+      return [
+        ops.transpose(
+          upstream,
+          permutation.map((_, axis) => permutation.indexOf(axis)),
+        ),
+      ];
     },
   },
   expand: {
@@ -167,14 +230,25 @@ export const movementRules: RuleTable<"reshape" | "transpose" | "expand" | "conc
   range: {
     emit: (emitter, node, _inputs, outputs) => {
       const size = emitter.node("Squeeze", [emitter.sizes([node.attributes.size])]);
-      const bound = (value: number) => emitter.constant({ dtype: "int64", dims: [], data: BigInt64Array.of(BigInt(value)) });
+      const bound = (value: number) =>
+        emitter.constant({ dtype: "int64", dims: [], data: BigInt64Array.of(BigInt(value)) });
       emitter.node("Range", [bound(0), size, bound(1)], {}, { outputs });
+    },
+    gradient: noInputs,
+  },
+  size: {
+    emit: (emitter, node, _inputs, outputs) => {
+      emitter.node("Squeeze", [emitter.sizes([node.attributes.dim])], {}, { outputs });
     },
     gradient: noInputs,
   },
   zeros: {
     emit: (emitter, node, _inputs, outputs) => {
-      const zero = emitter.node("Cast", [emitter.constant({ dtype: "float32", dims: [], data: Float32Array.of(0) })], { to: onnxType(node.outputs[0]!.dtype) });
+      const zero = emitter.node(
+        "Cast",
+        [emitter.constant({ dtype: "float32", dims: [], data: Float32Array.of(0) })],
+        { to: onnxType(node.outputs[0]!.dtype) },
+      );
       emitter.node("Expand", [zero, emitter.sizes(node.attributes.shape)], {}, { outputs });
     },
     gradient: noInputs,

@@ -10,7 +10,8 @@ import type { Emitter, RuleTable } from "./rule.js";
 
 /** Independent float32 values, uniform in [0, 1), a function of `seed` (uint64 scalar) and `stream`. */
 export function uniform(seed: Tensor, stream: number, shape: Shape): Tensor {
-  if (seed.dtype !== "uint64" || seed.rank !== 0) throw new InternalError(`uniform: seed must be a uint64 scalar, got ${seed}`);
+  if (seed.dtype !== "uint64" || seed.rank !== 0)
+    throw new InternalError(`uniform: seed must be a uint64 scalar, got ${seed}`);
   const target = shape.map(dimension);
   return makeTensor("uniform", [seed], { stream, shape: target }, "float32", target);
 }
@@ -22,7 +23,10 @@ const golden = 0x9e3779b97f4a7c15n;
 
 function finalise(emitter: Emitter, state: string): string {
   const xorShift = (value: string, bits: bigint) =>
-    emitter.node("BitwiseXor", [value, emitter.node("BitShift", [value, uint64(emitter, bits)], { direction: "RIGHT" })]);
+    emitter.node("BitwiseXor", [
+      value,
+      emitter.node("BitShift", [value, uint64(emitter, bits)], { direction: "RIGHT" }),
+    ]);
   let z = emitter.node("Mul", [xorShift(state, 30n), uint64(emitter, 0xbf58476d1ce4e5b9n)]);
   z = emitter.node("Mul", [xorShift(z, 27n), uint64(emitter, 0x94d049bb133111ebn)]);
   return xorShift(z, 31n);
@@ -33,12 +37,18 @@ export const randomRules: RuleTable<"uniform"> = {
     emit: (emitter, node, inputs, outputs) => {
       const { stream, shape } = node.attributes;
       const count = emitter.node("Squeeze", [emitter.sizes([multiplyDims(...shape)])]);
-      const bound = (value: bigint) => emitter.constant({ dtype: "int64", dims: [], data: BigInt64Array.of(value) });
+      const bound = (value: bigint) =>
+        emitter.constant({ dtype: "int64", dims: [], data: BigInt64Array.of(value) });
       const index = emitter.node("Cast", [emitter.node("Range", [bound(0n), count, bound(1n)])], { to: 13 });
       // The stream's own origin is hashed too, so that neighbouring streams do not overlap.
-      const origin = finalise(emitter, emitter.node("Add", [inputs[0]!, uint64(emitter, golden * BigInt(stream + 1))]));
+      const origin = finalise(
+        emitter,
+        emitter.node("Add", [inputs[0]!, uint64(emitter, golden * BigInt(stream + 1))]),
+      );
       const state = emitter.node("Add", [origin, emitter.node("Mul", [index, uint64(emitter, golden)])]);
-      const top = emitter.node("BitShift", [finalise(emitter, state), uint64(emitter, 40n)], { direction: "RIGHT" });
+      const top = emitter.node("BitShift", [finalise(emitter, state), uint64(emitter, 40n)], {
+        direction: "RIGHT",
+      });
       const value = emitter.node("Mul", [
         emitter.node("Cast", [top], { to: 1 }),
         emitter.constant({ dtype: "float32", dims: [], data: Float32Array.of(2 ** -24) }),

@@ -1,9 +1,8 @@
 /** Sums, means, maxima over axes. */
 import { InternalError } from "../../errors.js";
 import { multiplyDims, sameShape, showShape, type Shape } from "../dims.js";
-import { makeTensor, scalar, type Tensor } from "../graph.js";
+import { makeTensor, type Tensor } from "../graph.js";
 import { normalAxis, reshape } from "./movement.js";
-import { div } from "./elementwise.js";
 import type { RuleTable } from "./rule.js";
 
 interface ReduceOptions {
@@ -11,21 +10,39 @@ interface ReduceOptions {
   readonly keepDims?: boolean;
 }
 
-function reduce(kind: "reduceSum" | "reduceMean", x: Tensor, axes: readonly number[], options: ReduceOptions): Tensor {
+function reduce(
+  kind: "reduceSum" | "reduceMean",
+  x: Tensor,
+  axes: readonly number[],
+  options: ReduceOptions,
+): Tensor {
   const normal = axes.map((axis) => normalAxis(kind, axis, x.rank)).sort((a, b) => a - b);
   if (normal.length === 0) return x;
   const kept = x.shape.map((dim, axis) => (normal.includes(axis) ? 1 : dim));
   const y = makeTensor(kind, [x], { axes: normal }, x.dtype, kept);
-  return options.keepDims ? y : reshape(y, x.shape.filter((_, axis) => !normal.includes(axis)));
+  return options.keepDims
+    ? y
+    : reshape(
+        y,
+        x.shape.filter((_, axis) => !normal.includes(axis)),
+      );
 }
 
 /** The sum over `axes` (all when not given). */
-export function reduceSum(x: Tensor, axes: readonly number[] = x.shape.map((_, axis) => axis), options: ReduceOptions = {}): Tensor {
+export function reduceSum(
+  x: Tensor,
+  axes: readonly number[] = x.shape.map((_, axis) => axis),
+  options: ReduceOptions = {},
+): Tensor {
   return reduce("reduceSum", x, axes, options);
 }
 
 /** The mean over `axes` (all when not given). */
-export function reduceMean(x: Tensor, axes: readonly number[] = x.shape.map((_, axis) => axis), options: ReduceOptions = {}): Tensor {
+export function reduceMean(
+  x: Tensor,
+  axes: readonly number[] = x.shape.map((_, axis) => axis),
+  options: ReduceOptions = {},
+): Tensor {
   return reduce("reduceMean", x, axes, options);
 }
 
@@ -34,13 +51,21 @@ export function sumTo(x: Tensor, shape: Shape): Tensor {
   if (sameShape(x.shape, shape)) return x;
   const lead = x.rank - shape.length;
   if (lead < 0) throw new InternalError(`sumTo: ${showShape(x.shape)} to ${showShape(shape)}`);
-  const axes = x.shape.flatMap((dim, axis) => (axis < lead || (shape[axis - lead] === 1 && dim !== 1) ? [axis] : []));
+  const axes = x.shape.flatMap((dim, axis) =>
+    axis < lead || (shape[axis - lead] === 1 && dim !== 1) ? [axis] : [],
+  );
   return reshape(reduceSum(x, axes, { keepDims: true }), shape);
 }
 
 /** Running sums along an axis; no gradient (positions are integers). */
 export function cumulativeSum(x: Tensor, axis: number): Tensor {
-  return makeTensor("cumulativeSum", [x], { axis: normalAxis("cumulativeSum", axis, x.rank) }, x.dtype, x.shape);
+  return makeTensor(
+    "cumulativeSum",
+    [x],
+    { axis: normalAxis("cumulativeSum", axis, x.rank) },
+    x.dtype,
+    x.shape,
+  );
 }
 
 /** The index of the largest value of the last axis, the first of equals. x: [..., C] -> int64 [...]. */
@@ -54,23 +79,36 @@ const axesTensor = (axes: readonly number[]) =>
 export const reductionRules: RuleTable<"reduceSum" | "reduceMean" | "cumulativeSum" | "argmax"> = {
   reduceSum: {
     emit: (emitter, node, inputs, outputs) => {
-      emitter.node("ReduceSum", [inputs[0]!, emitter.constant(axesTensor(node.attributes.axes))], { keepdims: 1 }, { outputs });
+      emitter.node(
+        "ReduceSum",
+        [inputs[0]!, emitter.constant(axesTensor(node.attributes.axes))],
+        { keepdims: 1 },
+        { outputs },
+      );
     },
     gradient: ({ inputs: [x], upstream, ops }) => [ops.expand(upstream, x!.shape)],
   },
   reduceMean: {
     emit: (emitter, node, inputs, outputs) => {
-      emitter.node("ReduceMean", [inputs[0]!, emitter.constant(axesTensor(node.attributes.axes))], { keepdims: 1 }, { outputs });
+      emitter.node(
+        "ReduceMean",
+        [inputs[0]!, emitter.constant(axesTensor(node.attributes.axes))],
+        { keepdims: 1 },
+        { outputs },
+      );
     },
     gradient: ({ node, inputs: [x], upstream, ops }) => {
       const count = multiplyDims(...node.attributes.axes.map((axis) => x!.shape[axis]!));
-      const share = typeof count === "number" ? div(upstream, scalar(count)) : div(upstream, ops.sizeOf(count));
-      return [ops.expand(share, x!.shape)];
+      return [ops.expand(ops.div(upstream, ops.sizeOf(count)), x!.shape)];
     },
   },
   cumulativeSum: {
     emit: (emitter, node, inputs, outputs) => {
-      const axis = emitter.constant({ dtype: "int64", dims: [], data: BigInt64Array.of(BigInt(node.attributes.axis)) });
+      const axis = emitter.constant({
+        dtype: "int64",
+        dims: [],
+        data: BigInt64Array.of(BigInt(node.attributes.axis)),
+      });
       emitter.node("CumSum", [inputs[0]!, axis], {}, { outputs });
     },
     gradient: "it serves integer positions",

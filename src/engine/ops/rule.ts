@@ -5,12 +5,18 @@ import type { Node, OpName, Tensor } from "../graph.js";
 import type * as Ops from "../ops.js";
 
 /** An ONNX attribute value; a whole number is an INT, `{ float }` a FLOAT. */
-export type OnnxAttribute = number | string | readonly number[] | { readonly float: number } | { readonly tensor: HostTensor };
+export type OnnxAttribute =
+  number | string | readonly number[] | { readonly float: number } | { readonly tensor: HostTensor };
 
 /** What an op's `emit` may call. Names are ONNX value names. */
 export interface Emitter {
   /** Appends an ONNX node with one output and returns that output's name. */
-  node(type: string, inputs: readonly string[], attributes?: Readonly<Record<string, OnnxAttribute>>, options?: NodeOptions): string;
+  node(
+    type: string,
+    inputs: readonly string[],
+    attributes?: Readonly<Record<string, OnnxAttribute>>,
+    options?: NodeOptions,
+  ): string;
   /** A constant, shared when its contents are equal. */
   constant(value: HostTensor): string;
   /** A one-axis int64 value holding these dimensions, computed at run time where they are named. */
@@ -27,7 +33,12 @@ export interface OpRule<K extends OpName> {
   /**
    * Writes the node. `inputs` and `outputs` are ONNX names; each output in `outputs` must be produced.
    */
-  readonly emit: (emitter: Emitter, node: Node<K>, inputs: readonly string[], outputs: readonly string[]) => void;
+  readonly emit: (
+    emitter: Emitter,
+    node: Node<K>,
+    inputs: readonly string[],
+    outputs: readonly string[],
+  ) => void;
   /**
    * The gradients of the inputs, in order, given those of the outputs (undefined where none arrives).
    * Only inputs with `wants[i]` may be given one: no node is built for a gradient that nobody asked for.
@@ -36,9 +47,7 @@ export interface OpRule<K extends OpName> {
   readonly gradient: GradientRule<K> | string;
 }
 
-export type GradientRule<K extends OpName> = (
-  context: GradientContext<K>,
-) => readonly (Tensor | undefined)[];
+export type GradientRule<K extends OpName> = (context: GradientContext<K>) => readonly (Tensor | undefined)[];
 
 export interface GradientContext<K extends OpName> {
   readonly node: Node<K>;

@@ -1,5 +1,5 @@
 /** Randomness that is a function of a key and a position, so that scene 7 never depends on scenes 0 to 6. */
-import { InternalError } from "../../errors.js";
+import { InternalError } from "../errors.js";
 
 const INCREMENT_A = 0x9e3779b9;
 const INCREMENT_B = 0x85157af5;

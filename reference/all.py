@@ -1,0 +1,17 @@
+"""Makes every golden file again by running, one after another, each script of this folder that makes some.
+
+Prints what each of them prints. Stops at the first that fails.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = ["ops", "models", "stages", "optimizer", "text", "images"]
+
+here = Path(__file__).resolve().parent
+for name in SCRIPTS:
+    script = here / f"{name}.py"
+    if script.exists():
+        print(f"== {name}", flush=True)
+        subprocess.run([sys.executable, str(script)], check=True)

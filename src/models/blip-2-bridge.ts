@@ -1,0 +1,112 @@
+/**
+ * What BLIP-2 trains: the norm after the frozen image encoder, the queries, the Q-Former and the heads
+ * on it (paper section 3). In two forms: `FirstStage` with both branches of the Q-Former and the heads
+ * of the three stage-1 objectives (Hugging Face's `Blip2ForImageTextRetrieval`, plus `temp` and
+ * `cls.predictions`, which that class drops), and `SecondStage` with the query branch and the language
+ * projection (`Blip2ForConditionalGeneration` without its two frozen models).
+ *
+ * Shapes: B batch, P image positions, D_img image width, Q queries, T text positions, D width, E width of
+ * the shared image-text space, L width of the language model.
+ */
+import { expectShape, ops, type Tensor } from "../engine/index.js";
+import type { Dropout } from "../nn/dropout.js";
+import { LayerNorm, Linear, torchLinearInit } from "../nn/layers.js";
+import { paddingMask } from "../nn/attention-masks.js";
+import type { Scope } from "../nn/parameters.js";
+import { QFormer, QueryTokens, TextEmbeddings, TextHead, type ImageKeyValues, type QFormerConfig, type QFormerOutput } from "./q-former.js";
+
+export interface BridgeConfig {
+  readonly qformer: QFormerConfig;
+  /** Epsilon of the norm after the image encoder: 1e-6 in Hugging Face's configs, 1e-5 in LAVIS. */
+  readonly visionNormEpsilon: number;
+  readonly queryCount: number;
+}
+
+/** The parts that both stages share. */
+export class QueryBranch {
+  readonly qformer: QFormer;
+  readonly queryTokens: QueryTokens;
+  private readonly visionNorm: LayerNorm;
+
+  constructor(config: BridgeConfig, scope: Scope) {
+    const { qformer, queryCount } = config;
+    this.visionNorm = new LayerNorm(scope.at("vision_model", "post_layernorm"), qformer.encoder_hidden_size, config.visionNormEpsilon);
+    this.queryTokens = new QueryTokens(queryCount, qformer.hidden_size, scope);
+    this.qformer = new QFormer(qformer, scope.at("qformer"));
+  }
+
+  /** Features of the frozen encoder, before its last norm [B, P, D_img] -> keys and values per layer. */
+  imageKeyValues(features: Tensor): ImageKeyValues {
+    expectShape("BLIP-2 image features", features, `B P ${this.qformer.config.encoder_hidden_size}`);
+    return this.qformer.imageKeyValues(this.visionNorm.forward(features));
+  }
+
+  /** The query-only run. -> [B, Q, D]. */
+  queries(batch: Tensor["shape"][number], image: ImageKeyValues, dropout?: Dropout): QFormerOutput {
+    return this.qformer.forward({ queries: this.queryTokens.forward(batch), image, ...(dropout && { dropout }) });
+  }
+}
+
+export class FirstStage {
+  readonly branch: QueryBranch;
+  readonly embeddings: TextEmbeddings;
+  readonly visionProjection: Linear;
+  readonly textProjection: Linear;
+  readonly matchingHead: Linear;
+  readonly textHead: TextHead;
+  /** A scalar that divides similarities; neither clamped nor a logarithm. */
+  readonly temperature: Tensor;
+
+  /** @param matchingClasses 2 as published; 1 for the single-logit form of image-text matching. */
+  constructor(
+    readonly config: BridgeConfig & { readonly sharedSize: number; readonly matchingClasses?: 1 | 2 },
+    scope: Scope,
+  ) {
+    const { hidden_size: width } = config.qformer;
+    const init = torchLinearInit(width);
+    this.branch = new QueryBranch(config, scope);
+    this.embeddings = new TextEmbeddings(config.qformer, scope.at("embeddings"));
+    this.visionProjection = new Linear(scope.at("vision_projection"), width, config.sharedSize, init);
+    this.textProjection = new Linear(scope.at("text_projection"), width, config.sharedSize, init);
+    this.matchingHead = new Linear(scope.at("itm_head"), width, config.matchingClasses ?? 2, init);
+    this.textHead = new TextHead(config.qformer, scope.at("cls", "predictions"), this.embeddings.words);
+    this.temperature = scope.tensor("temp", [], { kind: "constant", value: 0.07 });
+  }
+
+  /** Rows of unit length, one per query. queryOutput: [B, Q, D] -> [B, Q, E]. */
+  imageEmbeds(queryOutput: Tensor): Tensor {
+    return ops.l2Normalize(this.visionProjection.forward(queryOutput));
+  }
+
+  /** The text-only run, pooled at [CLS]. ids, mask: int64 [B, T] -> [B, E], rows of unit length. */
+  textEmbeds(ids: Tensor, mask: Tensor, dropout?: Dropout): Tensor {
+    const { lastHiddenState } = this.branch.qformer.forward({
+      text: this.embeddings.forward(ids),
+      mask: paddingMask(mask),
+      ...(dropout && { dropout }),
+    });
+    return ops.l2Normalize(this.textProjection.forward(ops.select(lastHiddenState, 1, 0)));
+  }
+}
+
+/** The language projection on top of the query branch: pictures to soft visual prompts. */
+export class SecondStage {
+  readonly branch: QueryBranch;
+  private readonly languageProjection: Linear;
+
+  constructor(
+    readonly config: BridgeConfig & { readonly languageSize: number },
+    scope: Scope,
+  ) {
+    const width = config.qformer.hidden_size;
+    this.branch = new QueryBranch(config, scope);
+    this.languageProjection = new Linear(scope.at("language_projection"), width, config.languageSize, torchLinearInit(width));
+  }
+
+  /** [B, P, D_img] -> query output [B, Q, D] and soft visual prompt [B, Q, L]. */
+  forward(features: Tensor, dropout?: Dropout): { readonly queryOutput: Tensor; readonly softPrompt: Tensor } {
+    const image = this.branch.imageKeyValues(features);
+    const queryOutput = this.branch.queries(features.shape[0]!, image, dropout).lastHiddenState;
+    return { queryOutput, softPrompt: this.languageProjection.forward(queryOutput) };
+  }
+}

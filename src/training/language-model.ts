@@ -1,0 +1,192 @@
+/**
+ * Training a small OPT on text alone, so that there is a frozen language model to bridge to. A sequence is a
+ * written description followed by captions of it and by questions with their answers; only captions and
+ * answers are learnt, so the model learns to read a description, not to invent one. The description
+ * stands before the start token in most sequences: the place where a soft visual prompt will stand.
+ */
+import { z } from "zod";
+import { input, integer, ops, type Device, type HostTensors, type Tensor } from "../engine/index.js";
+import { Random } from "../data/random.js";
+import { ShuffledPasses } from "../data/shuffle.js";
+import type { DescribedScene } from "../data/text-corpus.js";
+import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
+import { initialise } from "../nn/initialise.js";
+import { normal, Parameters } from "../nn/parameters.js";
+import { ignoreIndex } from "../objectives/cross-entropy.js";
+import { languageModelLoss } from "../objectives/stage-2.js";
+import type { TextTokenizer } from "../text/tokenizer.js";
+import { paddedBatch, type TokenRow } from "./token-rows.js";
+import { trainerKeys, weightSlots, type Task } from "./trainer.js";
+
+export const languageModelConfigSchema = z.strictObject({
+  /** A folder made by `blip2 scenes`, or one with text_train.jsonl and text_test.jsonl alike. */
+  data: z.string(),
+  /** Sizes of the model; its vocabulary is that of the tokenizer, which is made from the text. */
+  model: z.strictObject({
+    hidden_size: z.int().positive(),
+    num_hidden_layers: z.int().positive(),
+    num_attention_heads: z.int().positive(),
+    ffn_dim: z.int().positive(),
+    max_position_embeddings: z.int().positive().default(256),
+    dropout: z.number().min(0).max(1).default(0),
+    /** Spread of the word table at the start: wide enough for look-ups by content to form soon. */
+    wordStd: z.number().positive().default(0.1),
+    /** Amplitude of the sinusoids that the position table starts from. */
+    positionAmplitude: z.number().positive().default(0.15),
+  }),
+  ...trainerKeys,
+});
+
+export type LanguageModelConfig = z.infer<typeof languageModelConfigSchema>;
+
+/** Asks in the form that published BLIP-2 prompts have. */
+export const questionPrompt = (question: string): string => `Question: ${question} Answer:`;
+
+/** The OPT configuration of a run, in Hugging Face's keys. */
+export function optConfigOf({ model }: LanguageModelConfig, tokenizer: TextTokenizer): OptConfig {
+  const { wordStd: _word, positionAmplitude: _position, ...sizes } = model;
+  const end = newlineId(tokenizer);
+  return optConfigSchema.parse({ ...sizes, vocab_size: tokenizer.vocabularySize, word_embed_proj_dim: sizes.hidden_size, eos_token_id: end });
+}
+
+/** The token that ends a caption or an answer, as in published BLIP-2 with OPT. */
+export function newlineId(tokenizer: TextTokenizer): number {
+  return tokenizer.encode("\n", { addSpecialTokens: false }).at(-1)!;
+}
+
+export interface LanguageModelTask extends Task {
+  readonly model: Opt;
+}
+
+export async function languageModelTask(
+  device: Device,
+  config: LanguageModelConfig,
+  tokenizer: TextTokenizer,
+  train: readonly DescribedScene[],
+  test: readonly DescribedScene[],
+): Promise<LanguageModelTask> {
+  const parameters = new Parameters(() => true);
+  const model = new Opt(optConfigOf(config, tokenizer), parameters.scope(), {
+    words: normal(config.model.wordStd),
+    positions: { kind: "sinusoids", amplitude: config.model.positionAmplitude },
+  });
+  const ids = input("ids", "int64", ["B", "T"]);
+  const mask = input("mask", "int64", ["B", "T"]);
+  const labels = input("labels", "int64", ["B", "T"]);
+  const loss = languageModelLoss(model, { ids, mask, labels });
+  const writer = new SequenceWriter(tokenizer);
+  const passes = new ShuffledPasses(train.length, config.seed);
+  const partSize = Math.ceil(config.batchSize / config.accumulate);
+  const measure = await answerMeasure(device, parameters, model, writer, test);
+  return {
+    parameters,
+    model,
+    weights: new Map(),
+    start: initialise(parameters.trainable, config.seed),
+    loss,
+    metrics: {},
+    batch: (step, part) => {
+      const rows = Array.from({ length: partSize }, (_, i) => {
+        const position = step * config.batchSize + part * partSize + i;
+        const { item } = passes.at(position);
+        return writer.sequence(train[item]!, new Random("sequence", config.seed, position));
+      });
+      return Promise.resolve(paddedBatch(rows, tokenizer.specialIds.pad!));
+    },
+    evaluate: () => measure(),
+  };
+}
+
+/** Writes described scenes as token rows. */
+export class SequenceWriter {
+  private readonly known = new Map<string, readonly number[]>();
+  readonly start: number;
+  readonly newline: number;
+
+  constructor(private readonly tokenizer: TextTokenizer) {
+    this.start = tokenizer.idOf("</s>");
+    this.newline = newlineId(tokenizer);
+  }
+
+  /** Ids of a text without special tokens; short texts repeat, so they are remembered. */
+  ids(text: string): readonly number[] {
+    const known = this.known.get(text);
+    if (known !== undefined) return known;
+    const ids = this.tokenizer.encode(text, { addSpecialTokens: false });
+    if (this.known.size < 50_000) this.known.set(text, ids);
+    return ids;
+  }
+
+  /** The description and the start token, in one of the two orders. */
+  private opening(description: string, random: Random): number[] {
+    const ids = this.ids(description);
+    return random.chance(0.7) ? [...ids, this.start] : [this.start, ...ids, this.newline];
+  }
+
+  /** A training row: a description, then captions and questions in random order. */
+  sequence({ description, captions, questions }: DescribedScene, random: Random): TokenRow {
+    const ids = this.opening(description, random);
+    const labels = ids.map(() => ignoreIndex);
+    const append = (prompt: readonly number[], answer: readonly number[]): void => {
+      ids.push(...prompt, ...answer, this.newline);
+      labels.push(...prompt.map(() => ignoreIndex), ...answer, this.newline);
+    };
+    const asked = questions.map(({ question, answer }) => () => append(this.ids(questionPrompt(question)), this.ids(answer)));
+    const told = [random.pick(captions)].map((caption) => () => append([], this.ids(caption)));
+    for (const write of random.shuffle([...asked, ...told])) write();
+    return { ids, labels };
+  }
+
+  /** A test row: a description and one question, with labels on the answer. */
+  question(description: string, question: string, answer: string): TokenRow {
+    const prompt = [...this.ids(description), this.start, ...this.ids(questionPrompt(question))];
+    const reply = [...this.ids(answer), this.newline];
+    return { ids: [...prompt, ...reply], labels: [...prompt.map(() => ignoreIndex), ...reply] };
+  }
+}
+
+/**
+ * Answers from written descriptions: the share of questions whose every answer token is the model's
+ * first choice given those before it, which is when greedy decoding gives the answer. By type and overall.
+ */
+async function answerMeasure(
+  device: Device,
+  parameters: Parameters,
+  model: Opt,
+  writer: SequenceWriter,
+  test: readonly DescribedScene[],
+): Promise<() => Promise<Record<string, number>>> {
+  const ids = input("ids", "int64", ["B", "T"]);
+  const mask = input("mask", "int64", ["B", "T"]);
+  const labels = input("labels", "int64", ["B", "T"]);
+  const program = await device.compile({ right: answeredRight(model, ids, mask, labels) }, { residentInputs: weightSlots(parameters) });
+  const rows = test.flatMap(({ description, questions }) =>
+    questions.map(({ question, answer, type }) => ({ type, row: writer.question(description, question, answer) })),
+  );
+  return async () => {
+    const tally = new Map<string, { right: number; count: number }>();
+    for (let from = 0; from < rows.length; from += 100) {
+      const part = rows.slice(from, from + 100);
+      const feeds: HostTensors = paddedBatch(part.map(({ row }) => row), 1);
+      const { right } = await program.run(feeds);
+      for (const [i, { type }] of part.entries()) {
+        const entry = tally.get(type) ?? { right: 0, count: 0 };
+        tally.set(type, { right: entry.right + Number(right!.data[i]), count: entry.count + 1 });
+      }
+    }
+    const share = ({ right, count }: { right: number; count: number }): number => right / count;
+    const all = [...tally.values()].reduce((a, b) => ({ right: a.right + b.right, count: a.count + b.count }));
+    return { answers: share(all), ...Object.fromEntries([...tally].sort().map(([type, entry]) => [`answers: ${type}`, share(entry)])) };
+  };
+}
+
+/** 1 for each row all of whose labelled tokens are the model's first choice, else 0. -> float32 [B]. */
+function answeredRight(model: Opt, ids: Tensor, mask: Tensor, labels: Tensor): Tensor {
+  const { lastHiddenState } = model.forward({ inputsEmbeds: model.embed(ids), attentionMask: mask });
+  const length = ops.addDims("T", -1);
+  const choice = ops.argmax(model.logits(ops.slice(lastHiddenState, 1, 0, length)));
+  const wanted = ops.slice(labels, 1, 1, length);
+  const isWrong = ops.and(ops.lessOrEqual(integer(0), wanted), ops.not(ops.equal(choice, wanted)));
+  const wrong = ops.reduceSum(ops.cast(isWrong, "float32"), [1]);
+  return ops.where(ops.less(0, wrong), 0, 1);
+}

@@ -1,0 +1,20 @@
+/** Learning rates: linear warm-up, then half a cosine down to the minimum (paper section 3.4). */
+import { z } from "zod";
+
+export const scheduleSchema = z.strictObject({
+  peak: z.number().positive(),
+  minimum: z.number().nonnegative().default(0),
+  warmupSteps: z.int().nonnegative().default(0),
+  /** The rate of the first warm-up step. */
+  warmupStart: z.number().nonnegative().default(0),
+});
+
+export type Schedule = z.infer<typeof scheduleSchema>;
+
+/** The rate of step `step` (from 0) of `steps`. */
+export function learningRate(schedule: Schedule, step: number, steps: number): number {
+  const { peak, minimum, warmupSteps, warmupStart } = schedule;
+  if (step < warmupSteps) return warmupStart + ((peak - warmupStart) * (step + 1)) / warmupSteps;
+  const progress = (step - warmupSteps) / Math.max(1, steps - warmupSteps);
+  return minimum + (peak - minimum) * 0.5 * (1 + Math.cos(Math.PI * Math.min(1, progress)));
+}

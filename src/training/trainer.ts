@@ -1,0 +1,184 @@
+/**
+ * The training loop that every stage shares: batch -> step graph (forward, losses, backward) -> AdamW ->
+ * log, evaluation, checkpoint. A batch is a function of its step, and so are the random numbers of the
+ * step, so a resumed run equals an unbroken one.
+ */
+import { z } from "zod";
+import { gradients, type Device, type HostTensors, type Program, type Tensor, type Weights } from "../engine/index.js";
+import { InterruptedError, UserError } from "../errors.js";
+import type { HostTensor } from "../host-tensor.js";
+import type { Parameters } from "../nn/parameters.js";
+import { AdamW, adamWSchema, slots, zeroMoments } from "./optimizer.js";
+import type { LogLine, RunFolder } from "./run-folder.js";
+import { learningRate, scheduleSchema } from "./schedule.js";
+
+/** The keys that every training configuration has. */
+export const trainerKeys = {
+  seed: z.int().nonnegative().default(0),
+  steps: z.int().positive(),
+  batchSize: z.int().positive(),
+  /** Parts that a batch is cut into, each run on its own; their gradients are added. */
+  accumulate: z.int().positive().default(1),
+  learningRate: scheduleSchema,
+  optimizer: adamWSchema.prefault({}),
+  logEvery: z.int().positive().default(20),
+  evaluateEvery: z.int().positive().default(500),
+  checkpointEvery: z.int().positive().default(200),
+  /** Steps in a row whose gradients may be infinite or NaN before the run stops; each is skipped. */
+  badStepsAllowed: z.int().nonnegative().default(5),
+} as const;
+
+export type TrainerConfig = z.infer<z.ZodObject<typeof trainerKeys>>;
+
+/** What a stage brings: its graph, its data and its measures. */
+export interface Task {
+  readonly parameters: Parameters;
+  /** Values of the frozen weights. */
+  readonly weights: Weights;
+  /** Values of the trainable weights before the first step. */
+  readonly start: ReadonlyMap<string, HostTensor>;
+  readonly loss: Tensor;
+  /** Scalars worth logging, over a batch. */
+  readonly metrics: Readonly<Record<string, Tensor>>;
+  /** The feeds of part `part` of step `step`, a function of both. */
+  batch(step: number, part: number): Promise<HostTensors>;
+  /** Measures the weights as they stand in the device's slots. */
+  evaluate(): Promise<Readonly<Record<string, number>>>;
+}
+
+export interface TrainingHooks {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((report: { step: number; total: number; detail: string }) => void) | undefined;
+  readonly log?: ((line: string) => void) | undefined;
+}
+
+export interface TrainingResult {
+  readonly step: number;
+  readonly weights: ReadonlyMap<string, HostTensor>;
+  readonly last: LogLine;
+}
+
+/** Slots of all trainable weights, for programs that read them. */
+export function weightSlots(parameters: Parameters): Record<string, string> {
+  return Object.fromEntries(parameters.trainable.map(({ name }) => [name, slots.weight(name)]));
+}
+
+/**
+ * Trains to `config.steps`. Ctrl-C (the signal) saves a checkpoint and throws `InterruptedError`. Steps
+ * whose gradients are not finite are skipped and logged; too many in a row stop the run with a
+ * `UserError` that names the step.
+ */
+export async function train(device: Device, task: Task, config: TrainerConfig, run: RunFolder, hooks: TrainingHooks = {}): Promise<TrainingResult> {
+  const trainable = task.parameters.trainable;
+  const stateSlots = trainable.flatMap(({ name }) => [slots.weight(name), slots.firstMoment(name), slots.secondMoment(name)]);
+  await device.put(startingState(task, run));
+  const stepProgram = await compileStep(device, task);
+  const optimizer = await AdamW.create(device, trainable, config.optimizer);
+  const partSlots = Object.fromEntries(trainable.map(({ name }) => [gradientOutput(name), slots.partGradient(name)]));
+
+  let step = run.checkpoint?.step ?? 0;
+  let saved = step;
+  let last: LogLine = { step };
+  const save = async (): Promise<void> => {
+    if (saved === step) return;
+    await run.save(step, await device.read(stateSlots));
+    saved = step;
+  };
+
+  let badSteps = 0;
+  let sums: Record<string, number> = {};
+  let counted = 0;
+  let clock = performance.now();
+  let next = step < config.steps ? prepare(task, config, step) : undefined;
+  while (step < config.steps) {
+    if (hooks.signal?.aborted) {
+      await save();
+      throw new InterruptedError(`stopped at step ${step}; continue with --resume`);
+    }
+    const parts = await next!;
+    // The next batch is made while the worker computes this one.
+    next = step + 1 < config.steps ? prepare(task, config, step + 1) : undefined;
+    next?.catch(() => {
+      // Reported when it is awaited.
+    });
+    const metrics: Record<string, number> = {};
+    for (const [part, feeds] of parts.entries()) {
+      const results = await stepProgram.run(feeds, part === 0 ? {} : { residentOutputs: partSlots });
+      if (part > 0) await optimizer.accumulate();
+      for (const [name, value] of Object.entries(results)) {
+        metrics[name] = (metrics[name] ?? 0) + Number(value.data[0]) / config.accumulate;
+      }
+    }
+    const rate = learningRate(config.learningRate, step, config.steps);
+    const { gradientNorm } = await optimizer.update(step + 1, rate, 1 / config.accumulate);
+    step += 1;
+
+    if (!Number.isFinite(gradientNorm) || !Number.isFinite(metrics["loss"]!)) {
+      badSteps += 1;
+      await run.log({ step, skipped: "gradients not finite" });
+      hooks.log?.(`step ${step}: the gradients are not finite; the step was skipped`);
+      if (badSteps > config.badStepsAllowed) {
+        await save();
+        throw new UserError(`training stopped at step ${step}: gradients were not finite in ${badSteps} steps in a row; lower the learning rate or look at the data`);
+      }
+    } else {
+      badSteps = 0;
+      for (const [name, value] of Object.entries({ ...metrics, gradientNorm })) sums[name] = (sums[name] ?? 0) + value;
+      counted += 1;
+    }
+
+    const isLast = step === config.steps;
+    if ((step % config.logEvery === 0 || isLast) && counted > 0) {
+      const seconds = (performance.now() - clock) / 1000 / counted;
+      last = rounded({ step, ...Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, sum / counted])), learningRate: rate, secondsPerStep: seconds });
+      await run.log(last);
+      [sums, counted, clock] = [{}, 0, performance.now()];
+    }
+    hooks.onProgress?.({ step, total: config.steps, detail: `loss ${metrics["loss"]!.toFixed(3)}` });
+    if (step % config.checkpointEvery === 0 || isLast) await save();
+    if (step % config.evaluateEvery === 0 || isLast) {
+      const measured = rounded({ step, ...(await task.evaluate()) });
+      last = { ...last, ...measured };
+      await run.log(measured);
+      clock = performance.now();
+    }
+  }
+  const values = await device.read(trainable.map(({ name }) => slots.weight(name)));
+  const weights = new Map(trainable.map(({ name }) => [name, values[slots.weight(name)]!]));
+  return { step, weights, last };
+}
+
+const gradientOutput = (name: string): string => `gradient of ${name}`;
+
+async function compileStep(device: Device, task: Task): Promise<Program> {
+  const trainable = task.parameters.trainable;
+  const parts = gradients(task.loss, trainable.map(({ tensor }) => tensor));
+  const outputs: Record<string, Tensor> = { loss: task.loss, ...task.metrics };
+  for (const [i, { name }] of trainable.entries()) outputs[gradientOutput(name)] = parts[i]!;
+  return device.compile(outputs, {
+    weights: task.weights,
+    residentInputs: weightSlots(task.parameters),
+    residentOutputs: Object.fromEntries(trainable.map(({ name }) => [gradientOutput(name), slots.gradient(name)])),
+  });
+}
+
+function prepare(task: Task, config: TrainerConfig, step: number): Promise<readonly HostTensors[]> {
+  return Promise.all(Array.from({ length: config.accumulate }, (_, part) => task.batch(step, part)));
+}
+
+function startingState(task: Task, run: RunFolder): Record<string, HostTensor> {
+  const trainable = task.parameters.trainable;
+  const saved = run.checkpoint?.tensors;
+  if (saved === undefined) {
+    const weights = trainable.map(({ name }) => [slots.weight(name), task.start.get(name)!] as const);
+    return { ...Object.fromEntries(weights), ...zeroMoments(trainable) };
+  }
+  const wanted = trainable.flatMap(({ name }) => [slots.weight(name), slots.firstMoment(name), slots.secondMoment(name)]);
+  const missing = wanted.filter((name) => !saved.has(name));
+  if (missing.length > 0) throw new UserError(`${run.path}: the checkpoint lacks ${missing.join(", ")}; it belongs to another model`);
+  return Object.fromEntries(wanted.map((name) => [name, saved.get(name)!]));
+}
+
+function rounded(line: Record<string, number>): Record<string, number> {
+  return Object.fromEntries(Object.entries(line).map(([name, value]) => [name, Number(value.toPrecision(6))]));
+}

@@ -1,0 +1,25 @@
+import { Writable } from "node:stream";
+import { runCommandLine, type CommandLine } from "../../src/cli/run.js";
+
+/** A stream that keeps what is written to it. */
+export class Captured extends Writable {
+  text = "";
+  isTTY = false;
+  columns = 80;
+
+  override _write(chunk: Buffer, _: BufferEncoding, done: () => void): void {
+    this.text += chunk.toString("utf8");
+    done();
+  }
+}
+
+/** Runs a command line in this process and keeps what it prints. */
+export async function blip2(
+  words: readonly string[],
+  rest: Partial<CommandLine> = {},
+): Promise<{ code: number; stdout: string; stderr: string }> {
+  const [stdout, stderr] = [new Captured(), new Captured()];
+  const { signal } = new AbortController();
+  const code = await runCommandLine({ words, stdout, stderr, env: {}, signal, ...rest });
+  return { code, stdout: stdout.text, stderr: stderr.text };
+}
