@@ -45,7 +45,8 @@ async function answer(request: Request): Promise<Reply["value"]> {
       return undefined;
     }
     case "run": {
-      const session = sessions.get(request.program)!;
+      const session = sessions.get(request.program);
+      if (session === undefined) throw new Error("this program has been released");
       const feeds: Record<string, ort.Tensor> = {};
       for (const [name, value] of Object.entries(request.feeds)) feeds[name] = toOrt(value);
       for (const [name, slot] of Object.entries(request.inputs)) feeds[name] = resident(slot);

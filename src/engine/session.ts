@@ -239,12 +239,18 @@ function startWorker(settings: WorkerSettings): Worker {
   return new Worker(boot, { workerData: settings, eval: true });
 }
 
-/** Tensors that own their memory: the thread border copies whole buffers, also under a small view. */
+/**
+ * Tensors each with a buffer of its own. The thread border copies whole buffers, also under a small view,
+ * and two slots on one buffer would overwrite each other when updated in place.
+ */
 function compact(tensors: HostTensors): HostTensors {
+  const seen = new Set<ArrayBufferLike>();
   return Object.fromEntries(
     Object.entries(tensors).map(([name, value]) => {
-      const { data } = value;
-      return [name, data.byteLength === data.buffer.byteLength ? value : { ...value, data: data.slice() }];
+      const { buffer, byteLength } = value.data;
+      const own = byteLength === buffer.byteLength && !seen.has(buffer);
+      seen.add(buffer);
+      return [name, own ? value : { ...value, data: value.data.slice() }];
     }),
   );
 }

@@ -153,12 +153,18 @@ describe("what is refused", () => {
   const w = parameter("layer.weight", [4]);
 
   test("a loss that is not a scalar", () => {
-    expect(() => gradients(ops.mul(x, w), [w])).toThrowErrorMatchingInlineSnapshot(`[InternalError: gradients: the loss must be a scalar, got mul float32[B, 4]]`);
+    expect(() => gradients(ops.mul(x, w), [w])).toThrowErrorMatchingInlineSnapshot(
+      `[InternalError: gradients: the loss must be a scalar, got mul float32[B, 4]]`,
+    );
   });
 
   test("a target that the loss does not depend on", () => {
-    expect(() => gradients(ops.reduceSum(x), [w])).toThrowErrorMatchingInlineSnapshot(`[InternalError: gradients: the loss does not depend on layer.weight]`);
-    expect(() => gradients(ops.reduceSum(x), [ops.exp(w)])).toThrowErrorMatchingInlineSnapshot(`[InternalError: gradients: the loss does not depend on exp float32[4]]`);
+    expect(() => gradients(ops.reduceSum(x), [w])).toThrowErrorMatchingInlineSnapshot(
+      `[InternalError: gradients: the loss does not depend on layer.weight]`,
+    );
+    expect(() => gradients(ops.reduceSum(x), [ops.exp(w)])).toThrowErrorMatchingInlineSnapshot(
+      `[InternalError: gradients: the loss does not depend on exp float32[4]]`,
+    );
   });
 
   test("a target behind stopGradient", () => {
@@ -169,7 +175,9 @@ describe("what is refused", () => {
 
   test("a path through an index", () => {
     const place = ops.cast(ops.argmax(ops.mul(x, w)), "float32");
-    expect(() => gradients(ops.reduceSum(place), [w])).toThrowErrorMatchingInlineSnapshot(`[InternalError: gradients: argmax lies between the loss and a target, but its result is an index]`);
+    expect(() => gradients(ops.reduceSum(place), [w])).toThrowErrorMatchingInlineSnapshot(
+      `[InternalError: gradients: argmax lies between the loss and a target, but its result is an index]`,
+    );
   });
 
   test("an index beside a differentiable path", async () => {

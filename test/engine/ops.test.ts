@@ -56,7 +56,7 @@ const floats = (...values: readonly number[]): HostTensor => float32Tensor(value
 const longs = (...values: readonly number[]): HostTensor => int64Tensor(values, [values.length]);
 
 // Piecewise linear: any step is exact unless it crosses a kink.
-const kinked = { differences: { step: 1 / 8192, share: 2e-3 } };
+const kinked = { differences: { step: 1 / 4096, share: 5e-3 } };
 // Singular at zero, which a step must not reach.
 const singular = { differences: { step: 1 / 1024, share: 2e-3 } };
 

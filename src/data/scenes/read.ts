@@ -1,0 +1,43 @@
+/** What a scenes folder says about its words and about where things stand in its pictures. */
+import { join } from "node:path";
+import { z } from "zod";
+import { UserError } from "../../errors.js";
+import { readJson } from "../caption-set.js";
+
+const worldSchema = z.object({
+  picture_size: z.number(),
+  size_pixels: z.record(z.string(), z.number()),
+  kinds: z.array(z.string()),
+  colors: z.array(z.string()),
+  sizes: z.array(z.string()),
+  backgrounds: z.array(z.string()),
+});
+
+export type WorldDescription = z.infer<typeof worldSchema>;
+
+const objectSchema = z.object({ kind: z.string(), color: z.string(), size: z.string(), x: z.number(), y: z.number() });
+const scenesSchema = z.object({
+  scenes: z.array(z.object({ index: z.number(), background: z.string(), objects: z.array(objectSchema) })),
+});
+
+/** The exact content of one picture. */
+export type SceneRecord = z.infer<typeof scenesSchema>["scenes"][number];
+
+function parse<T>(schema: z.ZodType<T>, value: unknown, path: string): T {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const { path: key, message } = parsed.error.issues[0]!;
+  throw new UserError(`${path}: ${key.join(".")}: ${message}`);
+}
+
+/** `scenes.json`. Throws a `UserError` if the folder was not made by `blip2 scenes`. */
+export async function readWorld(folder: string): Promise<WorldDescription> {
+  const path = join(folder, "scenes.json");
+  return parse(worldSchema, await readJson(path), path);
+}
+
+/** `scenes_<split>.json`, by picture id. */
+export async function readScenes(folder: string, split: string): Promise<ReadonlyMap<number, SceneRecord>> {
+  const path = join(folder, `scenes_${split}.json`);
+  return new Map(parse(scenesSchema, await readJson(path), path).scenes.map((scene) => [scene.index, scene]));
+}

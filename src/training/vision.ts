@@ -1,0 +1,280 @@
+/**
+ * Training a small vision transformer, so that there is a frozen image encoder to bridge from: CLIP's
+ * contrastive loss against a text tower that is thrown away afterwards, with altered captions as further
+ * negatives, and (where the data set says what stands where) a classification of each patch from the
+ * features that BLIP-2 will use. None of BLIP-2's own objectives takes part. BLIP-2 takes the output of
+ * the last but one block, so the last block is dropped at the end (paper section 3.3).
+ */
+import { z } from "zod";
+import { input, ops, type Device, type HostTensors, type Program, type Tensor } from "../engine/index.js";
+import type { CaptionedPicture } from "../data/caption-set.js";
+import { PictureCache } from "../data/picture-cache.js";
+import { Random } from "../data/random.js";
+import type { SceneRecord, WorldDescription } from "../data/scenes/read.js";
+import { ShuffledPasses } from "../data/shuffle.js";
+import { int64Tensor, type HostTensor } from "../host-tensor.js";
+import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
+import { Blip2VisionModel, blip2VisionConfigSchema, type Blip2VisionConfig } from "../models/blip-2-vision.js";
+import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
+import { initialise } from "../nn/initialise.js";
+import { LayerNorm, Linear } from "../nn/layers.js";
+import { normal, Parameters } from "../nn/parameters.js";
+import { clipLoss } from "../objectives/clip.js";
+import { crossEntropy } from "../objectives/cross-entropy.js";
+import type { TextTokenizer } from "../text/tokenizer.js";
+import { newlineId } from "./language-model.js";
+import { trainerKeys, weightSlots, type Task } from "./trainer.js";
+
+export const visionConfigSchema = z.strictObject({
+  /** A folder with captions_train.json, captions_validation.json and their pictures. */
+  data: z.string(),
+  model: z.strictObject({
+    hidden_size: z.int().positive(),
+    intermediate_size: z.int().positive(),
+    /** Blocks that are trained; the last one is dropped afterwards. */
+    num_hidden_layers: z.int().min(2),
+    num_attention_heads: z.int().positive(),
+    image_size: z.int().positive(),
+    patch_size: z.int().positive(),
+  }),
+  textTower: z.strictObject({
+    hidden_size: z.int().positive(),
+    num_hidden_layers: z.int().positive(),
+    num_attention_heads: z.int().positive(),
+    ffn_dim: z.int().positive(),
+  }),
+  /** Width of the space in which pictures and texts are compared. */
+  sharedSize: z.int().positive().default(128),
+  /** Weight of the patch classification; 0 leaves it out, and must be 0 without scenes_<split>.json. */
+  patchWeight: z.number().nonnegative().default(0),
+  ...trainerKeys,
+});
+
+export type VisionConfig = z.infer<typeof visionConfigSchema>;
+
+export function blip2VisionConfigOf({ model }: VisionConfig): Blip2VisionConfig {
+  return blip2VisionConfigSchema.parse({ ...model, hidden_act: "gelu", layer_norm_eps: 1e-6 });
+}
+
+/** The text tower is an OPT, read at its last token. */
+export function textTowerConfigOf({ textTower }: VisionConfig, tokenizer: TextTokenizer): OptConfig {
+  return optConfigSchema.parse({
+    ...textTower,
+    vocab_size: tokenizer.vocabularySize,
+    max_position_embeddings: 128,
+    dropout: 0,
+    word_embed_proj_dim: textTower.hidden_size,
+    eos_token_id: newlineId(tokenizer),
+  });
+}
+
+/** Picture and text towers with their projections, compared in one space. */
+export class ContrastiveTowers {
+  readonly vision: Blip2VisionModel;
+  private readonly text: Opt;
+  private readonly visualProjection: Linear;
+  private readonly textProjection: Linear;
+  readonly logScale: Tensor;
+
+  constructor(vision: Blip2VisionConfig, text: OptConfig, sharedSize: number, parameters: Parameters) {
+    const scope = parameters.scope();
+    this.vision = new Blip2VisionModel(vision, scope.at("vision_model"));
+    this.text = new Opt(text, scope.at("text_model"), { words: normal(0.05), positions: normal(0.02) });
+    const [wide, narrow] = [vision.hidden_size, text.hidden_size];
+    this.visualProjection = new Linear(scope.at("visual_projection"), wide, sharedSize, { bias: false, weightInit: normal(wide ** -0.5) });
+    this.textProjection = new Linear(scope.at("text_projection"), narrow, sharedSize, { bias: false, weightInit: normal(narrow ** -0.5) });
+    this.logScale = scope.tensor("logit_scale", [], { kind: "constant", value: Math.log(1 / 0.07) });
+  }
+
+  /** pixelValues: [B, 3, S, S] -> the blocks' outputs and unit rows [B, E] from the class position. */
+  images(pixelValues: Tensor): { readonly hiddenStates: readonly Tensor[]; readonly embeds: Tensor } {
+    const { hiddenStates, lastHiddenState } = this.vision.forward(pixelValues);
+    return { hiddenStates, embeds: ops.l2Normalize(this.visualProjection.forward(ops.select(lastHiddenState, 1, 0))) };
+  }
+
+  /** ids, mask: int64 [N, T]; ends: int64 [N], each row's last token in the flattened batch -> unit rows [N, E]. */
+  texts(ids: Tensor, mask: Tensor, ends: Tensor): Tensor {
+    const { lastHiddenState } = this.text.forward({ inputsEmbeds: this.text.embed(ids), attentionMask: mask });
+    const [n, t, d] = lastHiddenState.shape;
+    const last = ops.gatherRows(ops.reshape(lastHiddenState, [ops.multiplyDims(n!, t!), d!]), ends);
+    return ops.l2Normalize(this.textProjection.forward(last));
+  }
+}
+
+/** Groups of words of which one can stand for another, to alter captions with. */
+export function wordGroups(world: WorldDescription): readonly (readonly string[])[] {
+  const plural = world.kinds.map((kind) => (kind.endsWith("s") ? `${kind}es` : kind === "fish" ? kind : `${kind}s`));
+  return [world.kinds, plural, world.colors, world.sizes, world.backgrounds, ["left", "right"], ["top", "bottom"], ["above", "below"]];
+}
+
+/** The caption with one word replaced by another of its group; unchanged if it has no such word. */
+export function alterCaption(caption: string, groups: readonly (readonly string[])[], random: Random): string {
+  const words = caption.split(/(?<=\b)|(?=\b)/);
+  const places = words.flatMap((word, place) => {
+    const group = groups.find((members) => members.includes(word));
+    return group === undefined ? [] : [{ place, group }];
+  });
+  if (places.length === 0) return caption;
+  const { place, group } = random.pick(places);
+  words[place] = random.pick(group.filter((word) => word !== words[place]));
+  return words.join("");
+}
+
+/** Rows of caption ids, the end token last, with each row's end in the flattened batch. */
+export function captionRows(tokenizer: TextTokenizer, captions: readonly string[]): HostTensors {
+  const newline = newlineId(tokenizer);
+  const rows = captions.map((caption) => [...tokenizer.encode(caption), newline]);
+  const length = Math.max(...rows.map((row) => row.length));
+  const pad = tokenizer.specialIds.pad!;
+  const dims = [rows.length, length];
+  return {
+    text_ids: int64Tensor(rows.flatMap((row) => Array.from({ length }, (_, place) => row[place] ?? pad)), dims),
+    text_mask: int64Tensor(rows.flatMap((row) => Array.from({ length }, (_, place) => Number(place < row.length))), dims),
+    text_ends: int64Tensor(rows.map((row, r) => r * length + row.length - 1), [rows.length]),
+  };
+}
+
+/** For each patch of each picture the classes of what covers its middle, 0 for nothing: int64 [B * P] per question. */
+export function patchLabels(scenes: readonly SceneRecord[], world: WorldDescription, { image_size, patch_size }: Blip2VisionConfig): HostTensors {
+  const grid = image_size / patch_size;
+  const perPixel = world.picture_size / image_size;
+  const labels: Record<"kind" | "color" | "size", number[]> = { kind: [], color: [], size: [] };
+  for (const { objects } of scenes) {
+    for (let patch = 0; patch < grid * grid; patch++) {
+      const x = ((patch % grid) + 0.5) * patch_size * perPixel;
+      const y = (Math.floor(patch / grid) + 0.5) * patch_size * perPixel;
+      // Objects are drawn in order, so of two that overlap the later one is seen.
+      const seen = objects.findLast((object) => Math.max(Math.abs(object.x - x), Math.abs(object.y - y)) <= world.size_pixels[object.size]! / 2);
+      labels.kind.push(seen === undefined ? 0 : 1 + world.kinds.indexOf(seen.kind));
+      labels.color.push(seen === undefined ? 0 : 1 + world.colors.indexOf(seen.color));
+      labels.size.push(seen === undefined ? 0 : 1 + world.sizes.indexOf(seen.size));
+    }
+  }
+  return Object.fromEntries(Object.entries(labels).map(([name, values]) => [`patch_${name}`, int64Tensor(values, [values.length])]));
+}
+
+export interface VisionData {
+  readonly train: readonly CaptionedPicture[];
+  readonly validation: readonly CaptionedPicture[];
+  readonly world?: WorldDescription;
+  /** By picture id; needed when `patchWeight` is above 0. */
+  readonly scenes?: ReadonlyMap<number, SceneRecord>;
+}
+
+export async function visionTask(device: Device, config: VisionConfig, tokenizer: TextTokenizer, data: VisionData, preprocessing: PreprocessConfig): Promise<Task> {
+  const vision = blip2VisionConfigOf(config);
+  const parameters = new Parameters(() => true);
+  const towers = new ContrastiveTowers(vision, textTowerConfigOf(config, tokenizer), config.sharedSize, parameters);
+  const size = Math.ceil(config.batchSize / config.accumulate);
+  const side = vision.image_size;
+  const pixels = input("pixel_values", "float32", [size, 3, side, side]);
+  const { ids, mask, ends } = textInputs();
+  const { hiddenStates, embeds } = towers.images(pixels);
+  const { loss: contrastive, accuracy } = clipLoss(embeds, towers.texts(ids, mask, ends), towers.logScale);
+  const metrics: Record<string, Tensor> = { contrastive, accuracy };
+  let loss = contrastive;
+  if (config.patchWeight > 0) {
+    const patch = patchLoss(hiddenStates.at(-2)!, data.world!, vision, parameters);
+    loss = ops.add(loss, ops.mul(patch.loss, config.patchWeight));
+    Object.assign(metrics, patch.metrics);
+  }
+  const groups = data.world === undefined ? [] : wordGroups(data.world);
+  const passes = new ShuffledPasses(data.train.length, config.seed);
+  const cache = new PictureCache(side);
+  const measure = await retrievalMeasure(device, towers, parameters, tokenizer, vision);
+  return {
+    parameters,
+    weights: new Map(),
+    start: initialise(parameters.trainable, config.seed),
+    loss,
+    metrics,
+    batch: async (step, part) => {
+      const chosen = Array.from({ length: size }, (_, i) => {
+        const position = step * config.batchSize + part * size + i;
+        return { picture: data.train[passes.at(position).item]!, random: new Random("caption", config.seed, position) };
+      });
+      const images = await Promise.all(chosen.map(({ picture }) => cache.get(picture.file)));
+      const captions = chosen.map(({ picture, random }) => random.pick(picture.captions));
+      const altered = captions.map((caption, i) => alterCaption(caption, groups, chosen[i]!.random));
+      const labels = config.patchWeight > 0 ? patchLabels(chosen.map(({ picture }) => data.scenes!.get(picture.id)!), data.world!, vision) : {};
+      return { pixel_values: preprocess(images, preprocessing), ...captionRows(tokenizer, [...captions, ...altered]), ...labels };
+    },
+    evaluate: () => measure(data.validation, cache, preprocessing),
+  };
+}
+
+function textInputs(): { readonly ids: Tensor; readonly mask: Tensor; readonly ends: Tensor } {
+  return {
+    ids: input("text_ids", "int64", ["N", "T"]),
+    mask: input("text_mask", "int64", ["N", "T"]),
+    ends: input("text_ends", "int64", ["N"]),
+  };
+}
+
+/** Classifies each patch by kind, colour and size of what covers it. features: [B, 1 + P, D]. */
+function patchLoss(features: Tensor, world: WorldDescription, vision: Blip2VisionConfig, parameters: Parameters): { readonly loss: Tensor; readonly metrics: Record<string, Tensor> } {
+  const [b, positions, d] = features.shape as readonly number[];
+  const rows = b! * (positions! - 1);
+  const head = parameters.scope("patch_head");
+  const norm = new LayerNorm(head.at("norm"), vision.hidden_size, vision.layer_norm_eps);
+  const patches = norm.forward(ops.reshape(ops.slice(features, 1, 1, positions! - 1), [rows, d!]));
+  const metrics: Record<string, Tensor> = {};
+  const losses = Object.entries({ kind: world.kinds, color: world.colors, size: world.sizes }).map(([name, words]) => {
+    const labels = input(`patch_${name}`, "int64", [rows]);
+    const logits = new Linear(head.at(name), vision.hidden_size, words.length + 1).forward(patches);
+    const covered = ops.cast(ops.less(ops.cast(ops.zeros([]), "int64"), labels), "float32");
+    const right = ops.cast(ops.equal(ops.argmax(logits), labels), "float32");
+    metrics[`patch ${name} accuracy`] = ops.div(ops.reduceSum(ops.mul(right, covered)), ops.reduceSum(covered));
+    return crossEntropy(logits, labels);
+  });
+  return { loss: losses.reduce((a, c) => ops.add(a, c)), metrics };
+}
+
+type RetrievalMeasure = (pictures: readonly CaptionedPicture[], cache: PictureCache, preprocessing: PreprocessConfig) => Promise<Record<string, number>>;
+
+/** How many pictures compete with each other when retrieval is measured. */
+export const retrievalPool = 256;
+
+/** Text retrieval of the two towers as their weights stand: recall@1 both ways in pools of 256. */
+async function retrievalMeasure(device: Device, towers: ContrastiveTowers, parameters: Parameters, tokenizer: TextTokenizer, { image_size: side }: Blip2VisionConfig): Promise<RetrievalMeasure> {
+  const residentInputs = weightSlots(parameters);
+  const { ids, mask, ends } = textInputs();
+  const images = await device.compile({ embeds: towers.images(input("pixel_values", "float32", ["B", 3, side, side])).embeds }, { residentInputs });
+  const texts = await device.compile({ embeds: towers.texts(ids, mask, ends) }, { residentInputs });
+  return async (pictures, cache, preprocessing) => {
+    const recalls = { imageToText: 0, textToImage: 0 };
+    let pools = 0;
+    for (let from = 0; from + retrievalPool <= pictures.length; from += retrievalPool) {
+      const pool = pictures.slice(from, from + retrievalPool);
+      const imageRows = await embedInParts(images, pool, async (part) => ({
+        pixel_values: preprocess(await Promise.all(part.map(({ file }) => cache.get(file))), preprocessing),
+      }));
+      const textRows = await embedInParts(texts, pool, (part) => Promise.resolve(captionRows(tokenizer, part.map(({ captions }) => captions[0]!))));
+      recalls.imageToText += recallAt1(imageRows, textRows);
+      recalls.textToImage += recallAt1(textRows, imageRows);
+      pools += 1;
+    }
+    if (pools === 0) return {};
+    return { "image to text recall@1": recalls.imageToText / pools, "text to image recall@1": recalls.textToImage / pools };
+  };
+}
+
+async function embedInParts<T>(program: Program, items: readonly T[], feeds: (part: readonly T[]) => Promise<HostTensors>): Promise<readonly Float32Array[]> {
+  const rows: Float32Array[] = [];
+  for (let from = 0; from < items.length; from += 64) {
+    const { embeds } = (await program.run(await feeds(items.slice(from, from + 64)))) as { embeds: HostTensor };
+    const width = embeds.dims[1]!;
+    for (let row = 0; row < embeds.dims[0]!; row++) rows.push((embeds.data as Float32Array).subarray(row * width, (row + 1) * width));
+  }
+  return rows;
+}
+
+/** The share of rows of `from` whose nearest row of `to` is the one at their own place. */
+export function recallAt1(from: readonly Float32Array[], to: readonly Float32Array[]): number {
+  const dot = (a: Float32Array, b: Float32Array): number => a.reduce((sum, value, i) => sum + value * b[i]!, 0);
+  const hits = from.filter((row, own) => {
+    const best = dot(row, to[own]!);
+    return to.every((other, place) => place === own || dot(row, other) < best);
+  });
+  return hits.length / from.length;
+}

@@ -1,0 +1,138 @@
+/** Opening and closing devices: nothing is lost, nothing leaks, nothing hangs. */
+import { spawnSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { beforeAll, describe, expect, test } from "vitest";
+import { Device, input, ops, type Program } from "../../src/engine/index.js";
+import { float32Tensor } from "../../src/host-tensor.js";
+import { numbers, randomTensor } from "./check-op.js";
+
+const x = input("x", "float32", [2]);
+const feeds = { x: float32Tensor([1, 2], [2]) };
+const compile = (device: Device): Promise<Program> => device.compile({ y: ops.neg(x) });
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+// Below node_modules, so that the built files find the runtime.
+const built = path.join(root, "node_modules", ".cache", "blip2-engine");
+
+/** Builds the engine as users get it: the other tests run its worker from source. */
+function build(): void {
+  const tsc = path.join(root, "node_modules", "typescript", "bin", "tsc");
+  const sources = ["index.ts", "session-worker.ts"].map((file) => path.join(root, "src", "engine", file));
+  const options = ["--ignoreConfig", "--module", "nodenext", "--target", "es2023", "--skipLibCheck", "--types", "node"];
+  const { status, stdout } = spawnSync(
+    process.execPath,
+    [tsc, ...options, "--rootDir", path.join(root, "src"), "--outDir", built, ...sources],
+    { cwd: root, encoding: "utf8" },
+  );
+  expect(status, stdout).toBe(0);
+  writeFileSync(path.join(built, "package.json"), '{ "type": "module" }');
+}
+
+/** Runs lines of JavaScript against the built engine in a process of their own. */
+function script(lines: string): { readonly status: number | null; readonly output: string } {
+  const source = `import { Device, input, ops } from "./engine/index.js";\n${lines}`;
+  const args = ["--input-type=module", "--expose-gc", "-e", source];
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: built, encoding: "utf8" });
+  return { status, output: stdout + stderr };
+}
+
+describe("closing", () => {
+  test("waits for what was requested before", async () => {
+    const device = Device.open({ threads: 1 });
+    const big = input("big", "float32", [512, 512]);
+    const program = await device.compile({ y: ops.reduceSum(ops.matmul(ops.matmul(big, big), big)) });
+    const running = Array.from({ length: 5 }, (_, i) => program.run({ big: randomTensor([512, 512], i) }));
+    const closing = device.close();
+    expect(await Promise.all(running)).toHaveLength(5);
+    await closing;
+  });
+
+  test("refuses later requests, and may be repeated", async () => {
+    const device = Device.open({ threads: 1 });
+    const program = await compile(device);
+    await Promise.all([device.close(), device.close()]);
+    await device.close();
+    await expect(program.run(feeds)).rejects.toThrow("this device has been closed");
+    await expect(compile(device)).rejects.toThrow("this device has been closed");
+    await expect(device.read(["x"])).rejects.toThrow("this device has been closed");
+  });
+
+  test("of a device that never did anything", async () => {
+    await Device.open({ threads: 1 }).close();
+  });
+
+  test("by leaving the scope", async () => {
+    let program: Program;
+    {
+      await using device = Device.open({ threads: 1 });
+      program = await compile(device);
+    }
+    await expect(program.run(feeds)).rejects.toThrow("this device has been closed");
+  });
+});
+
+test("several devices at once keep to themselves", async () => {
+  const devices = Array.from({ length: 3 }, () => Device.open({ threads: 1 }));
+  const programs = await Promise.all(
+    devices.map(async (device, i) => {
+      await device.put({ state: float32Tensor([i], []) });
+      const state = input("state", "float32", []);
+      return device.compile({ y: ops.add(x, state) }, { residentInputs: { state: "state" } });
+    }),
+  );
+  for (let round = 0; round < 5; round++) {
+    const replies = await Promise.all(programs.map((program) => program.run(feeds)));
+    expect(replies.map(({ y }) => numbers(y!))).toEqual([0, 1, 2].map((i) => [1 + i, 2 + i]));
+  }
+  await Promise.all(devices.map((device) => device.close()));
+});
+
+describe("the process", () => {
+  beforeAll(build);
+
+  test("ends by itself, with a device left open and idle", () => {
+    const { status, output } = script(`
+      const device = Device.open({ threads: 1 });
+      const program = await device.compile({ y: ops.neg(input("x", "float32", [1])) });
+      await program.run({ x: { dtype: "float32", dims: [1], data: Float32Array.of(1) } });
+      console.log("done");
+    `);
+    expect(output).toBe("done\n");
+    expect(status).toBe(0);
+  });
+
+  test("waits for a run under way that nobody awaits", () => {
+    const { status, output } = script(`
+      const device = Device.open({ threads: 1 });
+      void device.compile({ y: ops.neg(input("x", "float32", [1])) }).then(async (program) => {
+        const { y } = await program.run({ x: { dtype: "float32", dims: [1], data: Float32Array.of(4) } });
+        console.log(y.data[0]);
+      });
+    `);
+    expect(output).toBe("-4\n");
+    expect(status).toBe(0);
+  });
+
+  test("does not grow over 100 devices", () => {
+    const { status, output } = script(`
+      const data = new Float32Array(250_000).fill(1);
+      const grown = [];
+      for (let i = 0; i < 100; i++) {
+        const device = Device.open({ threads: 2 });
+        const x = input("x", "float32", [500, 500]);
+        const program = await device.compile({ y: ops.reduceSum(ops.matmul(x, x)) });
+        await device.put({ state: { dtype: "float32", dims: [500, 500], data } });
+        await program.run({ x: { dtype: "float32", dims: [500, 500], data } });
+        await device.close();
+        globalThis.gc();
+        grown.push(process.memoryUsage.rss() / 2 ** 20);
+      }
+      console.log(JSON.stringify([grown[19], grown[99]].map(Math.round)));
+    `);
+    expect(status, output).toBe(0);
+    const [early, late] = JSON.parse(output) as [number, number];
+    expect(late - early).toBeLessThan(40);
+  });
+});

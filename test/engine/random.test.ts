@@ -1,0 +1,113 @@
+/** Random numbers in the graph: reproducible, independent by stream and seed, evenly spread. */
+import { afterAll, describe, expect, test } from "vitest";
+import { Device, gradients, input, ops } from "../../src/engine/index.js";
+import type { HostTensor } from "../../src/host-tensor.js";
+import { numbers, randomTensor } from "./check-op.js";
+
+const device = Device.open({ threads: 1 });
+const wide = Device.open({ threads: 2 });
+afterAll(() => Promise.all([device.close(), wide.close()]));
+
+const seedInput = input("seed", "uint64", []);
+const seedOf = (value: bigint): HostTensor => ({ dtype: "uint64", dims: [], data: BigUint64Array.of(value) });
+const count = 100_000;
+
+async function draw(seed: bigint, stream = 0, on = device, size = count): Promise<number[]> {
+  const program = await on.compile({ u: ops.uniform(seedInput, stream, [size]) });
+  const { u } = await program.run({ seed: seedOf(seed) });
+  await program.release();
+  return numbers(u!);
+}
+
+const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
+
+/** Pearson's correlation. */
+function correlation(a: readonly number[], b: readonly number[]): number {
+  const [ma, mb] = [mean(a), mean(b)];
+  const product = mean(a.map((value, i) => (value - ma) * (b[i]! - mb)));
+  return product / Math.sqrt(mean(a.map((v) => (v - ma) ** 2)) * mean(b.map((v) => (v - mb) ** 2)));
+}
+
+describe("uniform", () => {
+  test("replays exactly, whatever the thread count and the length", async () => {
+    const first = await draw(42n);
+    expect(await draw(42n)).toEqual(first);
+    expect(await draw(42n, 0, wide)).toEqual(first);
+    expect((await draw(42n, 0, device, 1000)).slice(0, 1000)).toEqual(first.slice(0, 1000));
+  });
+
+  test("keeps its first values for good", async () => {
+    expect(await draw(42n, 3, device, 4)).toMatchInlineSnapshot(`
+      [
+        0.5744419097900391,
+        0.19929230213165283,
+        0.48018568754196167,
+        0.06528711318969727,
+      ]
+    `);
+  });
+
+  test.each([0n, 1n, 0xffffffffffffffffn])("seed %s: moments and spread", async (seed) => {
+    const values = await draw(seed);
+    expect(Math.min(...values.slice(0, 50_000))).toBeGreaterThanOrEqual(0);
+    expect(Math.max(...values.slice(0, 50_000))).toBeLessThan(1);
+    // Four standard errors of the mean and of the variance.
+    expect(Math.abs(mean(values) - 0.5)).toBeLessThan(4 * Math.sqrt(1 / 12 / count));
+    expect(Math.abs(mean(values.map((v) => (v - 0.5) ** 2)) - 1 / 12)).toBeLessThan(
+      4 * Math.sqrt(1 / 180 / count),
+    );
+    const bins = Array.from({ length: 256 }, () => 0);
+    for (const value of values) bins[Math.floor(value * 256)]! += 1;
+    const expected = count / 256;
+    const chiSquare = bins.reduce((sum, found) => sum + (found - expected) ** 2 / expected, 0);
+    // 255 degrees of freedom: mean 255, standard deviation 22.6.
+    expect(chiSquare).toBeGreaterThan(255 - 4 * 22.6);
+    expect(chiSquare).toBeLessThan(255 + 4 * 22.6);
+  });
+
+  test("neighbours, streams and seeds are not correlated", async () => {
+    const base = await draw(7n, 0);
+    const limit = 4 / Math.sqrt(count);
+    expect(Math.abs(correlation(base.slice(0, -1), base.slice(1)))).toBeLessThan(limit);
+    for (const other of [
+      await draw(7n, 1),
+      await draw(8n, 0),
+      await draw(7n, 1000),
+      await draw(1n << 40n, 0),
+    ]) {
+      expect(Math.abs(correlation(base, other))).toBeLessThan(limit);
+      expect(Math.abs(correlation(base.slice(0, -1), other.slice(1)))).toBeLessThan(limit);
+    }
+  });
+
+  test("has the shape asked for, also a named one", async () => {
+    const x = input("x", "float32", ["B", 3]);
+    const program = await device.compile({ y: ops.mul(x, ops.uniform(seedInput, 0, ["B", 3])) });
+    const ones: HostTensor = { dtype: "float32", dims: [5, 3], data: new Float32Array(15).fill(1) };
+    const { y } = await program.run({ x: ones, seed: seedOf(9n) });
+    expect(numbers(y!)).toEqual(await draw(9n, 0, device, 15));
+  });
+});
+
+describe("dropout", () => {
+  const x = input("x", "float32", [300, 300]);
+  const feeds = { x: randomTensor([300, 300], 4), seed: seedOf(11n) };
+
+  test.each([0.1, 0.5])("rate %s keeps the share and the expectation", async (rate) => {
+    const program = await device.compile({ y: ops.dropout(x, rate, seedInput, 2) });
+    const ones = { ...feeds, x: { ...feeds.x, data: new Float32Array(90_000).fill(1) } };
+    const values = numbers((await program.run(ones)).y!);
+    expect(new Set(values)).toEqual(new Set([0, Math.fround(1 / (1 - rate))]));
+    expect(Math.abs(mean(values) - 1)).toBeLessThan(4 * Math.sqrt(rate / (1 - rate) / 90_000));
+  });
+
+  test("its gradient passes the same mask", async () => {
+    const y = ops.dropout(x, 0.3, seedInput, 0);
+    const program = await device.compile({ y, g: gradients(ops.reduceSum(y), [x])[0]! });
+    const found = await program.run(feeds);
+    const [ys, gs, xs] = [numbers(found.y!), numbers(found.g!), numbers(feeds.x)];
+    const scale = Math.fround(1 / 0.7);
+    expect(gs.every((g, i) => (g === 0) === (ys[i] === 0) && (g === 0 || g === scale))).toBe(true);
+    expect(ys.every((v, i) => v === Math.fround(gs[i]! * xs[i]!))).toBe(true);
+  });
+});
