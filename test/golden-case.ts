@@ -29,7 +29,8 @@ export function goldenNames(group: string, prefix: string): string[] {
     .filter((file) => file.startsWith(prefix) && file.endsWith(".json"))
     .map((file) => file.slice(0, -".json".length))
     .sort();
-  if (names.length === 0) throw new Error(`test/golden/${group} has no case ${prefix}*; run reference/all.py`);
+  if (names.length === 0)
+    throw new Error(`test/golden/${group} has no case ${prefix}*; run reference/all.py`);
   return names;
 }
 

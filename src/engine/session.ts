@@ -229,14 +229,16 @@ export class Program {
   }
 }
 
-function startWorker(settings: WorkerSettings): Worker {
+function startWorker(workerData: WorkerSettings): Worker {
+  // Flags of this process are not the worker's: some, such as --input-type, would keep it from starting.
+  const options = { workerData, execArgv: [] };
   if (import.meta.url.endsWith(".js")) {
-    return new Worker(new URL("./session-worker.js", import.meta.url), { workerData: settings });
+    return new Worker(new URL("./session-worker.js", import.meta.url), options);
   }
   // From source (tests, benches) the worker is TypeScript too, and needs its loader in its own thread.
   const entry = JSON.stringify(new URL("./session-worker.ts", import.meta.url).href);
   const boot = `import("tsx/esm/api").then((tsx) => { tsx.register(); return import(${entry}); })`;
-  return new Worker(boot, { workerData: settings, eval: true });
+  return new Worker(boot, { ...options, eval: true });
 }
 
 /**

@@ -10,7 +10,7 @@
  */
 import { expectShape, ops, type Tensor } from "../engine/index.js";
 import type { Dropout } from "../nn/dropout.js";
-import { LayerNorm, Linear, torchLinearInit } from "../nn/layers.js";
+import { LayerNorm, Linear, torchLinearInit, type LinearOptions } from "../nn/layers.js";
 import { paddingMask } from "../nn/attention-masks.js";
 import type { Scope } from "../nn/parameters.js";
 import { QFormer, QueryTokens, TextEmbeddings, TextHead, type ImageKeyValues, type QFormerConfig, type QFormerOutput } from "./q-former.js";
@@ -95,12 +95,17 @@ export class SecondStage {
   private readonly languageProjection: Linear;
 
   constructor(
-    readonly config: BridgeConfig & { readonly languageSize: number },
+    readonly config: BridgeConfig & {
+      readonly languageSize: number;
+      /** How a new language projection starts; PyTorch's default when absent. */
+      readonly projectionInit?: LinearOptions;
+    },
     scope: Scope,
   ) {
     const width = config.qformer.hidden_size;
     this.branch = new QueryBranch(config, scope);
-    this.languageProjection = new Linear(scope.at("language_projection"), width, config.languageSize, torchLinearInit(width));
+    const init = config.projectionInit ?? torchLinearInit(width);
+    this.languageProjection = new Linear(scope.at("language_projection"), width, config.languageSize, init);
   }
 
   /** [B, P, D_img] -> query output [B, Q, D] and soft visual prompt [B, Q, L]. */

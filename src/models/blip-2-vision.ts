@@ -88,7 +88,8 @@ export class Blip2VisionModel {
     this.classEmbedding = embeddings.tensor("class_embedding", [1, 1, width], normal(0.02));
     this.patchWeight = embeddings.at("patch_embedding").tensor("weight", [width, 3, patch, patch], normal((3 * patch * patch) ** -0.5));
     this.patchBias = embeddings.at("patch_embedding").tensor("bias", [width], zeros);
-    this.positionEmbedding = embeddings.tensor("position_embedding", [1, positions, width], normal(0.02));
+    // Learned, but a new model starts from a grid code: neighbours are then found from the first step on.
+    this.positionEmbedding = embeddings.tensor("position_embedding", [1, positions, width], { kind: "gridSinusoids", amplitude: 0.5 });
     this.layers = Array.from(
       { length: config.num_hidden_layers },
       (_, i) => new Blip2EncoderLayer(config, scope.at("encoder", "layers", i), i + 1),

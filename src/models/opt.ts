@@ -40,10 +40,16 @@ export type OptConfig = z.infer<typeof optConfigSchema>;
 /** Rows of the position table before the first real position. */
 const positionOffset = 2;
 
-/** How a new OPT starts; the published models use a plain normal of 0.02. */
+/** How a new OPT starts; the published models use a plain normal of 0.02 for everything. */
 export interface OptInitialisers {
   readonly words?: Initialiser;
   readonly positions?: Initialiser;
+  /** Matrices that read the residual stream. */
+  readonly reading?: Initialiser;
+  /** Query and key of a layer start equal: a position then looks at its like from the first step on. */
+  readonly matching?: boolean;
+  /** Matrices that write to it. */
+  readonly writing?: Initialiser;
 }
 
 class OptDecoderLayer {
@@ -59,17 +65,20 @@ class OptDecoderLayer {
   constructor(
     private readonly config: OptConfig,
     scope: Scope,
+    { reading = normal(0.02), writing = normal(0.02), matching = false }: OptInitialisers,
   ) {
     const { hidden_size: width, ffn_dim: inner, enable_bias: bias } = config;
-    const init = { bias, weightInit: normal(0.02) };
+    const init = { bias, weightInit: reading };
+    const outInit = { bias, weightInit: writing };
     const self = scope.at("self_attn");
-    this.query = new Linear(self.at("q_proj"), width, width, init);
-    this.key = new Linear(self.at("k_proj"), width, width, init);
+    const alike = matching && reading.kind === "normal" ? { bias, weightInit: { ...reading, draw: self.path } } : init;
+    this.query = new Linear(self.at("q_proj"), width, width, alike);
+    this.key = new Linear(self.at("k_proj"), width, width, alike);
     this.value = new Linear(self.at("v_proj"), width, width, init);
-    this.out = new Linear(self.at("out_proj"), width, width, init);
+    this.out = new Linear(self.at("out_proj"), width, width, outInit);
     this.attentionNorm = new LayerNorm(scope.at("self_attn_layer_norm"), width, 1e-5);
     this.fc1 = new Linear(scope.at("fc1"), width, inner, init);
-    this.fc2 = new Linear(scope.at("fc2"), inner, width, init);
+    this.fc2 = new Linear(scope.at("fc2"), inner, width, outInit);
     this.finalNorm = new LayerNorm(scope.at("final_layer_norm"), width, 1e-5);
   }
 
@@ -132,7 +141,7 @@ export class Opt {
     this.projectOut = projected ? new Linear(decoder.at("project_out"), width, embedSize, { bias: false }) : undefined;
     this.layers = Array.from(
       { length: config.num_hidden_layers },
-      (_, i) => new OptDecoderLayer(config, decoder.at("layers", i)),
+      (_, i) => new OptDecoderLayer(config, decoder.at("layers", i), init),
     );
     const hasFinalNorm = config.do_layer_norm_before && !config._remove_final_layer_norm;
     this.finalNorm = hasFinalNorm ? new LayerNorm(decoder.at("final_layer_norm"), width, 1e-5) : undefined;
@@ -159,7 +168,7 @@ export class Opt {
     const position = this.positions.forward(ops.slice(counted, 1, before, length));
     let x = ops.add(this.projectIn?.forward(inputsEmbeds) ?? inputsEmbeds, position);
     // A single new position may look at everything that is real.
-    const mask = past === undefined ? causalMask(attentionMask) : paddingMask(attentionMask);
+    const mask = length === 1 ? paddingMask(attentionMask) : causalMask(attentionMask, length);
     const present: KeyValues[] = [];
     for (const [i, layer] of this.layers.entries()) {
       const [next, keyValues] = layer.forward(x, past?.[i], mask, dropout);

@@ -3,7 +3,7 @@
  * a large negative number where it may not. Rows are the positions that look, columns those looked at.
  * In the small matrices below `q` is a query token, `t` a text token, `.` a padded one; 1 may look.
  */
-import { addDims, integer, ops, type Dim, type Tensor } from "../engine/index.js";
+import { addDims, integer, ops, subtractDims, type Dim, type Tensor } from "../engine/index.js";
 
 /** What is added where a row may not look: far below every score, far above the float32 limit. */
 export const masked = -1e9;
@@ -35,16 +35,18 @@ export function paddingMask(mask: Tensor): Tensor {
 }
 
 /**
- * A decoder's mask: real columns up to the row's own place. mask: int64 [B, S] -> [B, 1, S, S].
+ * A decoder's mask: real columns up to the row's own place. Fewer rows than columns are the last ones: the
+ * keys and values of the positions before them come from an earlier run.
+ * mask: int64 [B, S] -> [B, 1, rows, S].
  *
  *        t t t
  *      t 1 0 0
  *      t 1 1 0
  *      t 1 1 1
  */
-export function causalMask(mask: Tensor): Tensor {
+export function causalMask(mask: Tensor, rows: Dim = mask.shape[1]!): Tensor {
   const length = mask.shape[1]!;
-  return toScores(ops.and(causal(length, length, 0), columns(mask)));
+  return toScores(ops.and(causal(rows, length, subtractDims(length, rows)), columns(mask)));
 }
 
 /** Image-text matching: queries and real text see each other. textMask: int64 [B, T] -> [B, 1, 1, Q+T].
@@ -103,8 +105,7 @@ export function multimodalCausalMask(textMask: Tensor, queries: number): Tensor 
  *      t 1 1 1 1
  */
 export function cachedMultimodalCausalMask(textMask: Tensor, queries: number): Tensor {
-  const full = withQueries(textMask, queries);
-  return toScores(ops.and(causal(textMask.shape[1]!, full.shape[1]!, queries), columns(full)));
+  return causalMask(withQueries(textMask, queries), textMask.shape[1]);
 }
 
 /** Ones for the queries before a text mask. int64 [B, T] -> [B, Q+T]. */

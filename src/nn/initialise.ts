@@ -5,8 +5,12 @@ import type { DeclaredParameter, Initialiser } from "./parameters.js";
 /** A value for each parameter. The draws of one name do not depend on which others exist. */
 export function initialise(parameters: readonly DeclaredParameter[], seed: number): Map<string, HostTensor> {
   return new Map(
-    parameters.map(({ name, shape, initialiser }) => [name, float32Tensor(draw(initialiser, shape, randomSource(`${seed} ${name}`)), shape)]),
+    parameters.map(({ name, shape, initialiser }) => [name, float32Tensor(draw(initialiser, shape, randomSource(`${seed} ${drawName(initialiser) ?? name}`)), shape)]),
   );
+}
+
+function drawName(initialiser: Initialiser): string | undefined {
+  return initialiser.kind === "normal" ? initialiser.draw : undefined;
 }
 
 function draw(initialiser: Initialiser, shape: readonly number[], random: () => number): Float32Array {
@@ -24,13 +28,25 @@ function draw(initialiser: Initialiser, shape: readonly number[], random: () => 
       return values.map(() => initialiser.std * Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()));
     case "sinusoids": {
       const width = shape.at(-1)!;
+      return values.map((_, index) => initialiser.amplitude * sinusoid(Math.floor(index / width), index % width, width, initialiser.base));
+    }
+    case "gridSinusoids": {
+      const [positions, width] = shape.slice(-2) as [number, number];
+      const [side, half] = [Math.sqrt(positions - 1), width / 2];
       return values.map((_, index) => {
-        const [position, column] = [Math.floor(index / width), index % width];
-        const angle = position / 10000 ** ((2 * Math.floor(column / 2)) / width);
-        return initialiser.amplitude * (column % 2 === 0 ? Math.sin(angle) : Math.cos(angle));
+        const [patch, column] = [Math.floor(index / width) - 1, index % width];
+        if (patch < 0) return 0;
+        const place = column < half ? Math.floor(patch / side) : patch % side;
+        return initialiser.amplitude * sinusoid(place, column % half, half);
       });
     }
   }
+}
+
+/** Column `column` of `width` of the code of a position (Vaswani et al. 2017, section 3.5). */
+function sinusoid(position: number, column: number, width: number, base = 10000): number {
+  const angle = position / base ** ((2 * Math.floor(column / 2)) / width);
+  return column % 2 === 0 ? Math.sin(angle) : Math.cos(angle);
 }
 
 /** Uniform numbers in [0, 1) from a text seed: FNV-1a into the mulberry32 generator. */

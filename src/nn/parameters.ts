@@ -9,11 +9,14 @@ import { InternalError } from "../errors.js";
 export type Initialiser =
   | { readonly kind: "zeros" | "ones" }
   | { readonly kind: "constant"; readonly value: number }
-  | { readonly kind: "normal"; readonly std: number }
+  /** Parameters of one shape that name the same `draw` start from the same values. */
+  | { readonly kind: "normal"; readonly std: number; readonly draw?: string }
   /** Uniform in [-bound, bound]. */
   | { readonly kind: "uniform"; readonly bound: number }
-  /** The sines and cosines of Vaswani et al. 2017, scaled, one row per position. */
-  | { readonly kind: "sinusoids"; readonly amplitude: number };
+  /** The sines and cosines of Vaswani et al. 2017, scaled, one row per position; their base is 10000 unless given. */
+  | { readonly kind: "sinusoids"; readonly amplitude: number; readonly base?: number }
+  /** The same for a square grid of patches after a class row of zeros: half the columns tell the row, half the column. */
+  | { readonly kind: "gridSinusoids"; readonly amplitude: number };
 
 export interface DeclaredParameter {
   readonly name: string;

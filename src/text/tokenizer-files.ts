@@ -1,7 +1,28 @@
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+
 /** The files of a tokenizer that was built here: contents by file name, objects to be stored as JSON. */
 export interface TokenizerFiles {
   readonly "tokenizer.json": Record<string, unknown>;
   readonly "tokenizer_config.json": Record<string, unknown>;
   readonly "special_tokens_map.json": Record<string, unknown>;
   readonly [name: string]: Record<string, unknown> | string;
+}
+
+/** The names under which a folder may keep its tokenizer. */
+const tokenizerFileNames = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "vocab.json",
+  "merges.txt",
+  "vocab.txt",
+];
+
+/** The tokenizer files that a folder has, as texts by name, to be put into another folder. */
+export async function readTokenizerFiles(folder: string): Promise<Record<string, string>> {
+  const present = (await readdir(folder)).filter((name) => tokenizerFileNames.includes(name));
+  return Object.fromEntries(
+    await Promise.all(present.map(async (name) => [name, await readFile(join(folder, name), "utf8")] as const)),
+  );
 }

@@ -16,7 +16,7 @@ import { ignoreIndex } from "../objectives/cross-entropy.js";
 import { languageModelLoss } from "../objectives/stage-2.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import { paddedBatch, type TokenRow } from "./token-rows.js";
-import { trainerKeys, weightSlots, type Task } from "./trainer.js";
+import { trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
 export const languageModelConfigSchema = z.strictObject({
   /** A folder made by `blip2 scenes`, or one with text_train.jsonl and text_test.jsonl alike. */
@@ -33,7 +33,19 @@ export const languageModelConfigSchema = z.strictObject({
     wordStd: z.number().positive().default(0.1),
     /** Amplitude of the sinusoids that the position table starts from. */
     positionAmplitude: z.number().positive().default(0.15),
+    /** Base of their wavelengths: small enough that most columns tell neighbours apart. */
+    positionBase: z.number().min(1).default(40),
   }),
+  /**
+   * Share of sequences in which the description is said again after the start token. Copying is learnt first and
+   * is half of looking something up.
+   */
+  echoShare: z.number().min(0).max(1).default(0.5),
+  /**
+   * Over these first steps the descriptions grow: from the shortest quarter of the corpus to all of it. Looking
+   * something up is found far sooner where there is little to look in.
+   */
+  curriculumSteps: z.int().nonnegative().default(0),
   ...trainerKeys,
 });
 
@@ -68,7 +80,11 @@ export async function languageModelTask(
   const parameters = new Parameters(() => true);
   const model = new Opt(optConfigOf(config, tokenizer), parameters.scope(), {
     words: normal(config.model.wordStd),
-    positions: { kind: "sinusoids", amplitude: config.model.positionAmplitude },
+    positions: { kind: "sinusoids", amplitude: config.model.positionAmplitude, base: config.model.positionBase },
+    matching: false,
+    // Scaled by width and depth: 0.02 suits wide models and leaves attention of narrow ones flat for long.
+    reading: normal(config.model.hidden_size ** -0.5),
+    writing: normal((2 * config.model.num_hidden_layers * config.model.hidden_size) ** -0.5),
   });
   const ids = input("ids", "int64", ["B", "T"]);
   const mask = input("mask", "int64", ["B", "T"]);
@@ -76,6 +92,7 @@ export async function languageModelTask(
   const loss = languageModelLoss(model, { ids, mask, labels });
   const writer = new SequenceWriter(tokenizer);
   const passes = new ShuffledPasses(train.length, config.seed);
+  const byLength = train.toSorted((a, b) => a.description.length - b.description.length);
   const partSize = Math.ceil(config.batchSize / config.accumulate);
   const measure = await answerMeasure(device, parameters, model, writer, test);
   return {
@@ -86,10 +103,11 @@ export async function languageModelTask(
     loss,
     metrics: {},
     batch: (step, part) => {
+      const share = config.curriculumSteps === 0 ? 1 : Math.min(1, 0.25 + (0.75 * step) / config.curriculumSteps);
       const rows = Array.from({ length: partSize }, (_, i) => {
         const position = step * config.batchSize + part * partSize + i;
         const { item } = passes.at(position);
-        return writer.sequence(train[item]!, new Random("sequence", config.seed, position));
+        return writer.sequence(byLength[Math.floor(item * share)]!, new Random("sequence", config.seed, position), config.echoShare);
       });
       return Promise.resolve(paddedBatch(rows, tokenizer.specialIds.pad!));
     },
@@ -117,14 +135,19 @@ export class SequenceWriter {
     return ids;
   }
 
+  /** A description is closed by a stop, so that each of its parts has an end. */
+  private description(description: string): readonly number[] {
+    return this.ids(`${description} .`);
+  }
+
   /** The description and the start token, in one of the two orders. */
   private opening(description: string, random: Random): number[] {
-    const ids = this.ids(description);
+    const ids = this.description(description);
     return random.chance(0.7) ? [...ids, this.start] : [this.start, ...ids, this.newline];
   }
 
-  /** A training row: a description, then captions and questions in random order. */
-  sequence({ description, captions, questions }: DescribedScene, random: Random): TokenRow {
+  /** A training row: a description, perhaps the same again, then captions and questions in random order. */
+  sequence({ description, captions, questions }: DescribedScene, random: Random, echoShare: number): TokenRow {
     const ids = this.opening(description, random);
     const labels = ids.map(() => ignoreIndex);
     const append = (prompt: readonly number[], answer: readonly number[]): void => {
@@ -133,43 +156,61 @@ export class SequenceWriter {
     };
     const asked = questions.map(({ question, answer }) => () => append(this.ids(questionPrompt(question)), this.ids(answer)));
     const told = [random.pick(captions)].map((caption) => () => append([], this.ids(caption)));
-    for (const write of random.shuffle([...asked, ...told])) write();
+    const echoed = random.chance(echoShare) ? [() => append([], this.description(description))] : [];
+    for (const write of [...echoed, ...random.shuffle([...asked, ...told])]) write();
     return { ids, labels };
   }
 
   /** A test row: a description and one question, with labels on the answer. */
   question(description: string, question: string, answer: string): TokenRow {
-    const prompt = [...this.ids(description), this.start, ...this.ids(questionPrompt(question))];
+    const prompt = [...this.description(description), this.start, ...this.ids(questionPrompt(question))];
     const reply = [...this.ids(answer), this.newline];
     return { ids: [...prompt, ...reply], labels: [...prompt.map(() => ignoreIndex), ...reply] };
   }
+}
+
+/** What a measurement tells on the way. */
+export interface AnswerHooks extends TrainingHooks {
+  readonly onAnswer?: (answered: AnsweredQuestion) => void;
+}
+
+export interface AnsweredQuestion {
+  readonly description: string;
+  readonly question: string;
+  /** The right one. */
+  readonly answer: string;
+  readonly type: string;
+  /** Whether the model gives it. */
+  readonly right: boolean;
 }
 
 /**
  * Answers from written descriptions: the share of questions whose every answer token is the model's
  * first choice given those before it, which is when greedy decoding gives the answer. By type and overall.
  */
-async function answerMeasure(
+export async function answerMeasure(
   device: Device,
   parameters: Parameters,
   model: Opt,
   writer: SequenceWriter,
   test: readonly DescribedScene[],
-): Promise<() => Promise<Record<string, number>>> {
+): Promise<(hooks?: AnswerHooks) => Promise<Record<string, number>>> {
   const ids = input("ids", "int64", ["B", "T"]);
   const mask = input("mask", "int64", ["B", "T"]);
   const labels = input("labels", "int64", ["B", "T"]);
   const program = await device.compile({ right: answeredRight(model, ids, mask, labels) }, { residentInputs: weightSlots(parameters) });
   const rows = test.flatMap(({ description, questions }) =>
-    questions.map(({ question, answer, type }) => ({ type, row: writer.question(description, question, answer) })),
+    questions.map((asked) => ({ description, asked, type: asked.type, row: writer.question(description, asked.question, asked.answer) })),
   );
-  return async () => {
+  return async ({ signal, onProgress, onAnswer } = {}) => {
     const tally = new Map<string, { right: number; count: number }>();
     for (let from = 0; from < rows.length; from += 100) {
       const part = rows.slice(from, from + 100);
       const feeds: HostTensors = paddedBatch(part.map(({ row }) => row), 1);
-      const { right } = await program.run(feeds);
-      for (const [i, { type }] of part.entries()) {
+      const { right } = await program.run(feeds, { signal });
+      onProgress?.({ step: from + part.length, total: rows.length, detail: "questions" });
+      for (const [i, { description, asked, type }] of part.entries()) {
+        onAnswer?.({ description, ...asked, right: Number(right!.data[i]) === 1 });
         const entry = tally.get(type) ?? { right: 0, count: 0 };
         tally.set(type, { right: entry.right + Number(right!.data[i]), count: entry.count + 1 });
       }

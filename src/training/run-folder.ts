@@ -69,15 +69,9 @@ export class RunFolder {
     await appendFile(join(this.path, logName), `${JSON.stringify(line)}\n`);
   }
 
-  /** Every complete line of the log. */
-  async readLog(): Promise<readonly LogLine[]> {
-    const text = await readFile(join(this.path, logName), "utf8").catch(() => "");
-    return text.slice(0, text.lastIndexOf("\n") + 1).split("\n").filter(Boolean).map((line) => JSON.parse(line) as LogLine);
-  }
-
   /** Drops lines that a resumed run will write again, and a half-written last one. */
   private async forgetLogAfter(step: number): Promise<void> {
-    const kept = (await this.readLog()).filter((line) => Number(line["step"]) <= step);
+    const kept = (await readLog(this.path)).filter((line) => Number(line["step"]) <= step);
     const text = kept.map((line) => `${JSON.stringify(line)}\n`).join("");
     const file = join(this.path, logName);
     const exists = await stat(file).then(() => true, () => false);
@@ -85,6 +79,12 @@ export class RunFolder {
     await writeFileAtomic(file, text);
     await truncate(file, Buffer.byteLength(text));
   }
+}
+
+/** Every complete line of a run's log. */
+export async function readLog(run: string): Promise<readonly LogLine[]> {
+  const text = await readFile(join(run, logName), "utf8").catch(() => "");
+  return text.slice(0, text.lastIndexOf("\n") + 1).split("\n").filter(Boolean).map((line) => JSON.parse(line) as LogLine);
 }
 
 async function readCheckpoint(path: string): Promise<RunCheckpoint | undefined> {

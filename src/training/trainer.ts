@@ -4,10 +4,10 @@
  * step, so a resumed run equals an unbroken one.
  */
 import { z } from "zod";
-import { gradients, type Device, type HostTensors, type Program, type Tensor, type Weights } from "../engine/index.js";
+import { gradients, trainableParameters, type Device, type HostTensors, type Program, type Tensor, type Weights } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
-import type { Parameters } from "../nn/parameters.js";
+import type { DeclaredParameter, Parameters } from "../nn/parameters.js";
 import { AdamW, adamWSchema, slots, zeroMoments } from "./optimizer.js";
 import type { LogLine, RunFolder } from "./run-folder.js";
 import { learningRate, scheduleSchema } from "./schedule.js";
@@ -69,10 +69,13 @@ export function weightSlots(parameters: Parameters): Record<string, string> {
  * `UserError` that names the step.
  */
 export async function train(device: Device, task: Task, config: TrainerConfig, run: RunFolder, hooks: TrainingHooks = {}): Promise<TrainingResult> {
-  const trainable = task.parameters.trainable;
-  const stateSlots = trainable.flatMap(({ name }) => [slots.weight(name), slots.firstMoment(name), slots.secondMoment(name)]);
-  await device.put(startingState(task, run));
-  const stepProgram = await compileStep(device, task);
+  const declared = task.parameters.trainable;
+  // An objective that is left out leaves its head unreached: such weights keep their start.
+  const reached = trainableParameters([task.loss]);
+  const trainable = declared.filter(({ name }) => reached.has(name));
+  const stateSlots = stateSlotsOf(declared, trainable);
+  await device.put(startingState(task, trainable, run));
+  const stepProgram = await compileStep(device, task, trainable);
   const optimizer = await AdamW.create(device, trainable, config.optimizer);
   const partSlots = Object.fromEntries(trainable.map(({ name }) => [gradientOutput(name), slots.partGradient(name)]));
 
@@ -143,15 +146,19 @@ export async function train(device: Device, task: Task, config: TrainerConfig, r
       clock = performance.now();
     }
   }
-  const values = await device.read(trainable.map(({ name }) => slots.weight(name)));
-  const weights = new Map(trainable.map(({ name }) => [name, values[slots.weight(name)]!]));
+  const values = await device.read(declared.map(({ name }) => slots.weight(name)));
+  const weights = new Map(declared.map(({ name }) => [name, values[slots.weight(name)]!]));
   return { step, weights, last };
 }
 
 const gradientOutput = (name: string): string => `gradient of ${name}`;
 
-async function compileStep(device: Device, task: Task): Promise<Program> {
-  const trainable = task.parameters.trainable;
+function stateSlotsOf(declared: readonly DeclaredParameter[], trainable: readonly DeclaredParameter[]): string[] {
+  const moments = trainable.flatMap(({ name }) => [slots.firstMoment(name), slots.secondMoment(name)]);
+  return [...declared.map(({ name }) => slots.weight(name)), ...moments];
+}
+
+async function compileStep(device: Device, task: Task, trainable: readonly DeclaredParameter[]): Promise<Program> {
   const parts = gradients(task.loss, trainable.map(({ tensor }) => tensor));
   const outputs: Record<string, Tensor> = { loss: task.loss, ...task.metrics };
   for (const [i, { name }] of trainable.entries()) outputs[gradientOutput(name)] = parts[i]!;
@@ -166,16 +173,18 @@ function prepare(task: Task, config: TrainerConfig, step: number): Promise<reado
   return Promise.all(Array.from({ length: config.accumulate }, (_, part) => task.batch(step, part)));
 }
 
-function startingState(task: Task, run: RunFolder): Record<string, HostTensor> {
-  const trainable = task.parameters.trainable;
+function startingState(task: Task, trainable: readonly DeclaredParameter[], run: RunFolder): Record<string, HostTensor> {
+  const declared = task.parameters.trainable;
   const saved = run.checkpoint?.tensors;
   if (saved === undefined) {
-    const weights = trainable.map(({ name }) => [slots.weight(name), task.start.get(name)!] as const);
+    const weights = declared.map(({ name }) => [slots.weight(name), task.start.get(name)!] as const);
     return { ...Object.fromEntries(weights), ...zeroMoments(trainable) };
   }
-  const wanted = trainable.flatMap(({ name }) => [slots.weight(name), slots.firstMoment(name), slots.secondMoment(name)]);
+  const wanted = stateSlotsOf(declared, trainable);
   const missing = wanted.filter((name) => !saved.has(name));
-  if (missing.length > 0) throw new UserError(`${run.path}: the checkpoint lacks ${missing.join(", ")}; it belongs to another model`);
+  if (missing.length > 0) {
+    throw new UserError(`${run.path}: the checkpoint lacks ${missing.join(", ")}; it belongs to another model`);
+  }
   return Object.fromEntries(wanted.map((name) => [name, saved.get(name)!]));
 }
 

@@ -6,12 +6,13 @@
  * the last but one block, so the last block is dropped at the end (paper section 3.3).
  */
 import { z } from "zod";
-import { input, ops, type Device, type HostTensors, type Program, type Tensor } from "../engine/index.js";
+import { input, integer, ops, type Device, type HostTensors, type Program, type Tensor } from "../engine/index.js";
 import type { CaptionedPicture } from "../data/caption-set.js";
 import { PictureCache } from "../data/picture-cache.js";
 import { Random } from "../data/random.js";
 import type { SceneRecord, WorldDescription } from "../data/scenes/read.js";
 import { ShuffledPasses } from "../data/shuffle.js";
+import { InterruptedError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
 import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
 import { Blip2VisionModel, blip2VisionConfigSchema, type Blip2VisionConfig } from "../models/blip-2-vision.js";
@@ -20,10 +21,10 @@ import { initialise } from "../nn/initialise.js";
 import { LayerNorm, Linear } from "../nn/layers.js";
 import { normal, Parameters } from "../nn/parameters.js";
 import { clipLoss } from "../objectives/clip.js";
-import { crossEntropy } from "../objectives/cross-entropy.js";
+import { crossEntropy, ignoreIndex } from "../objectives/cross-entropy.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import { newlineId } from "./language-model.js";
-import { trainerKeys, weightSlots, type Task } from "./trainer.js";
+import { trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
 export const visionConfigSchema = z.strictObject({
   /** A folder with captions_train.json, captions_validation.json and their pictures. */
@@ -134,8 +135,19 @@ export function captionRows(tokenizer: TextTokenizer, captions: readonly string[
   };
 }
 
-/** For each patch of each picture the classes of what covers its middle, 0 for nothing: int64 [B * P] per question. */
-export function patchLabels(scenes: readonly SceneRecord[], world: WorldDescription, { image_size, patch_size }: Blip2VisionConfig): HostTensors {
+/** Share of empty patches that are classified: there are far more of them than of covered ones. */
+const emptyShare = 0.15;
+
+/**
+ * For each patch of each picture the classes of what covers its middle: int64 [B * P] per question. 0 stands
+ * for nothing there, which only some empty patches are asked about.
+ */
+export function patchLabels(
+  scenes: readonly SceneRecord[],
+  world: WorldDescription,
+  { image_size, patch_size }: Blip2VisionConfig,
+  random: Random,
+): HostTensors {
   const grid = image_size / patch_size;
   const perPixel = world.picture_size / image_size;
   const labels: Record<"kind" | "color" | "size", number[]> = { kind: [], color: [], size: [] };
@@ -145,9 +157,10 @@ export function patchLabels(scenes: readonly SceneRecord[], world: WorldDescript
       const y = (Math.floor(patch / grid) + 0.5) * patch_size * perPixel;
       // Objects are drawn in order, so of two that overlap the later one is seen.
       const seen = objects.findLast((object) => Math.max(Math.abs(object.x - x), Math.abs(object.y - y)) <= world.size_pixels[object.size]! / 2);
-      labels.kind.push(seen === undefined ? 0 : 1 + world.kinds.indexOf(seen.kind));
-      labels.color.push(seen === undefined ? 0 : 1 + world.colors.indexOf(seen.color));
-      labels.size.push(seen === undefined ? 0 : 1 + world.sizes.indexOf(seen.size));
+      const nothing = random.chance(emptyShare) ? 0 : ignoreIndex;
+      labels.kind.push(seen === undefined ? nothing : 1 + world.kinds.indexOf(seen.kind));
+      labels.color.push(seen === undefined ? nothing : 1 + world.colors.indexOf(seen.color));
+      labels.size.push(seen === undefined ? nothing : 1 + world.sizes.indexOf(seen.size));
     }
   }
   return Object.fromEntries(Object.entries(labels).map(([name, values]) => [`patch_${name}`, int64Tensor(values, [values.length])]));
@@ -196,7 +209,7 @@ export async function visionTask(device: Device, config: VisionConfig, tokenizer
       const images = await Promise.all(chosen.map(({ picture }) => cache.get(picture.file)));
       const captions = chosen.map(({ picture, random }) => random.pick(picture.captions));
       const altered = captions.map((caption, i) => alterCaption(caption, groups, chosen[i]!.random));
-      const labels = config.patchWeight > 0 ? patchLabels(chosen.map(({ picture }) => data.scenes!.get(picture.id)!), data.world!, vision) : {};
+      const labels = config.patchWeight > 0 ? patchLabels(chosen.map(({ picture }) => data.scenes!.get(picture.id)!), data.world!, vision, new Random("patches", config.seed, step, part)) : {};
       return { pixel_values: preprocess(images, preprocessing), ...captionRows(tokenizer, [...captions, ...altered]), ...labels };
     },
     evaluate: () => measure(data.validation, cache, preprocessing),
@@ -222,7 +235,7 @@ function patchLoss(features: Tensor, world: WorldDescription, vision: Blip2Visio
   const losses = Object.entries({ kind: world.kinds, color: world.colors, size: world.sizes }).map(([name, words]) => {
     const labels = input(`patch_${name}`, "int64", [rows]);
     const logits = new Linear(head.at(name), vision.hidden_size, words.length + 1).forward(patches);
-    const covered = ops.cast(ops.less(ops.cast(ops.zeros([]), "int64"), labels), "float32");
+    const covered = ops.cast(ops.less(integer(0), labels), "float32");
     const right = ops.cast(ops.equal(ops.argmax(logits), labels), "float32");
     metrics[`patch ${name} accuracy`] = ops.div(ops.reduceSum(ops.mul(right, covered)), ops.reduceSum(covered));
     return crossEntropy(logits, labels);
@@ -230,22 +243,30 @@ function patchLoss(features: Tensor, world: WorldDescription, vision: Blip2Visio
   return { loss: losses.reduce((a, c) => ops.add(a, c)), metrics };
 }
 
-type RetrievalMeasure = (pictures: readonly CaptionedPicture[], cache: PictureCache, preprocessing: PreprocessConfig) => Promise<Record<string, number>>;
+type RetrievalMeasure = (pictures: readonly CaptionedPicture[], cache: PictureCache, preprocessing: PreprocessConfig, hooks?: TrainingHooks) => Promise<Record<string, number>>;
 
 /** How many pictures compete with each other when retrieval is measured. */
 export const retrievalPool = 256;
 
-/** Text retrieval of the two towers as their weights stand: recall@1 both ways in pools of 256. */
-async function retrievalMeasure(device: Device, towers: ContrastiveTowers, parameters: Parameters, tokenizer: TextTokenizer, { image_size: side }: Blip2VisionConfig): Promise<RetrievalMeasure> {
+/** Text retrieval of the two towers as their weights stand: recall@1 both ways in pools of 256 (or `poolSize`). */
+export async function retrievalMeasure(
+  device: Device,
+  towers: ContrastiveTowers,
+  parameters: Parameters,
+  tokenizer: TextTokenizer,
+  { image_size: side }: Blip2VisionConfig,
+  poolSize = retrievalPool,
+): Promise<RetrievalMeasure> {
   const residentInputs = weightSlots(parameters);
   const { ids, mask, ends } = textInputs();
   const images = await device.compile({ embeds: towers.images(input("pixel_values", "float32", ["B", 3, side, side])).embeds }, { residentInputs });
   const texts = await device.compile({ embeds: towers.texts(ids, mask, ends) }, { residentInputs });
-  return async (pictures, cache, preprocessing) => {
+  return async (pictures, cache, preprocessing, { signal, onProgress } = {}) => {
     const recalls = { imageToText: 0, textToImage: 0 };
     let pools = 0;
-    for (let from = 0; from + retrievalPool <= pictures.length; from += retrievalPool) {
-      const pool = pictures.slice(from, from + retrievalPool);
+    for (let from = 0; from + poolSize <= pictures.length; from += poolSize) {
+      if (signal?.aborted) throw new InterruptedError("stopped on request");
+      const pool = pictures.slice(from, from + poolSize);
       const imageRows = await embedInParts(images, pool, async (part) => ({
         pixel_values: preprocess(await Promise.all(part.map(({ file }) => cache.get(file))), preprocessing),
       }));
@@ -253,6 +274,7 @@ async function retrievalMeasure(device: Device, towers: ContrastiveTowers, param
       recalls.imageToText += recallAt1(imageRows, textRows);
       recalls.textToImage += recallAt1(textRows, imageRows);
       pools += 1;
+      onProgress?.({ step: from + poolSize, total: pictures.length, detail: "pictures" });
     }
     if (pools === 0) return {};
     return { "image to text recall@1": recalls.imageToText / pools, "text to image recall@1": recalls.textToImage / pools };

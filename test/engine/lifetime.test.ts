@@ -20,7 +20,16 @@ const built = path.join(root, "node_modules", ".cache", "blip2-engine");
 function build(): void {
   const tsc = path.join(root, "node_modules", "typescript", "bin", "tsc");
   const sources = ["index.ts", "session-worker.ts"].map((file) => path.join(root, "src", "engine", file));
-  const options = ["--ignoreConfig", "--module", "nodenext", "--target", "es2023", "--skipLibCheck", "--types", "node"];
+  const options = [
+    "--ignoreConfig",
+    "--module",
+    "nodenext",
+    "--target",
+    "es2023",
+    "--skipLibCheck",
+    "--types",
+    "node",
+  ];
   const { status, stdout } = spawnSync(
     process.execPath,
     [tsc, ...options, "--rootDir", path.join(root, "src"), "--outDir", built, ...sources],

@@ -36,15 +36,17 @@ describe("uniform", () => {
     expect((await draw(42n, 0, device, 1000)).slice(0, 1000)).toEqual(first.slice(0, 1000));
   });
 
-  test("keeps its first values for good", async () => {
-    expect(await draw(42n, 3, device, 4)).toMatchInlineSnapshot(`
-      [
-        0.5744419097900391,
-        0.19929230213165283,
-        0.48018568754196167,
-        0.06528711318969727,
-      ]
-    `);
+  test("is the published hash of seed, stream and place", async () => {
+    const word = (value: bigint): bigint => BigInt.asUintN(64, value);
+    const golden = 0x9e3779b97f4a7c15n;
+    const hash = (state: bigint): bigint => {
+      let z = word((state ^ (state >> 30n)) * 0xbf58476d1ce4e5b9n);
+      z = word((z ^ (z >> 27n)) * 0x94d049bb133111ebn);
+      return z ^ (z >> 31n);
+    };
+    const origin = hash(word(42n + golden * 4n));
+    const expected = [0n, 1n, 2n, 3n].map((i) => Number(hash(word(origin + i * golden)) >> 40n) / 2 ** 24);
+    expect(await draw(42n, 3, device, 4)).toEqual(expected);
   });
 
   test.each([0n, 1n, 0xffffffffffffffffn])("seed %s: moments and spread", async (seed) => {

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, it } from "vitest";
-import { input, type Tensor } from "../../src/engine/index.js";
+import { addDims, input, type Dim, type Tensor } from "../../src/engine/index.js";
 import { int64Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { Opt, optConfigSchema, type OptConfig } from "../../src/models/opt.js";
 import { Parameters } from "../../src/nn/parameters.js";
@@ -29,14 +29,14 @@ const uncached = (model: Opt) => {
   return { logits: model.logits(lastHiddenState), cache: Object.fromEntries(cache) };
 };
 
-/** One step that reads `key.i` and `value.i` of P positions and a mask over P + 1. */
-const cachedStep = (model: Opt): Record<string, Tensor> => {
+/** A run of `count` new positions that reads `key.i` and `value.i` of P positions before. */
+const cachedStep = (model: Opt, count: Dim = 1): Record<string, Tensor> => {
   const { num_attention_heads: heads, hidden_size: width, num_hidden_layers: depth } = model.config;
   const place = (name: string) => input(name, "float32", ["B", heads, "P", width / heads]);
   const past = Array.from({ length: depth }, (_, i) => ({ key: place(`key.${i}`), value: place(`value.${i}`) }));
   const { lastHiddenState, present } = model.forward({
-    inputsEmbeds: model.embed(input("ids", "int64", ["B", 1])),
-    attentionMask: input("mask", "int64", ["B", "P+1"]),
+    inputsEmbeds: model.embed(input("ids", "int64", ["B", count])),
+    attentionMask: input("mask", "int64", ["B", addDims("P", count)]),
     past,
   });
   const cache = present.flatMap(({ key, value }, i) => [
@@ -124,6 +124,19 @@ describe.each(goldenNames("models", "opt"))("%s", async (name) => {
       ]);
     }
     await step.release();
+  });
+
+  it("takes several new positions after a cache as in one run", async () => {
+    const [allIds, allMask] = [golden.inputs["left_ids"]!, golden.inputs["left_mask"]!];
+    const [split, total] = [3, allIds.dims[1]!];
+    const from = (tensor: HostTensor) => sliceOf(tensor, 1, split, total);
+    const feeds = { ids: sliceOf(allIds, 1, 0, split), mask: sliceOf(allMask, 1, 0, split) };
+    const state = await evaluate(device, cache, feeds, golden.weights);
+    const next = { ...state, ids: from(allIds), mask: allMask };
+    const { logits: stepLogits } = cachedStep(model, "T");
+    const found = await evaluate(device, { logits: stepLogits! }, next, golden.weights);
+    const reference = from(golden.outputs["left_logits"]!);
+    expectClose(`${name} rest`, found["logits"], reference, { within: 1e-4, rows: from(allMask) });
   });
 
   it("pays no heed to what stands at masked positions", async () => {

@@ -46,10 +46,11 @@ export function sliceOf(tensor: HostTensor, axis: number, from: number, to: numb
   const outer = elementCount(tensor.dims.slice(0, axis));
   const inner = elementCount(tensor.dims.slice(axis + 1));
   const size = tensor.dims[axis]!;
-  const parts = Array.from({ length: outer }, (_, i) =>
-    [...tensor.data.slice((i * size + from) * inner, (i * size + to) * inner)],
-  ).flat();
-  const data = new (tensor.data.constructor as Float32ArrayConstructor)(parts.length);
-  data.set(parts as number[]);
+  const width = (to - from) * inner;
+  const data = new (tensor.data.constructor as Float32ArrayConstructor)(outer * width);
+  for (let i = 0; i < outer; i++) {
+    const start = (i * size + from) * inner;
+    data.set(tensor.data.subarray(start, start + width) as Float32Array, i * width);
+  }
   return { ...tensor, dims: tensor.dims.map((dim, i) => (i === axis ? to - from : dim)), data };
 }

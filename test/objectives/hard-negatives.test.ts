@@ -9,7 +9,11 @@ import { stage1Graph, type Stage1CaseOptions, type Stage1Fields } from "./golden
 const device = testDevice();
 afterAll(() => device.close());
 
-const seedOf = (value: number): HostTensor => ({ dtype: "uint64", dims: [], data: BigUint64Array.of(BigInt(value)) });
+const seedOf = (value: number): HostTensor => ({
+  dtype: "uint64",
+  dims: [],
+  data: BigUint64Array.of(BigInt(value)),
+});
 
 /** Draws twice per run, from two streams, and gives the chances. */
 const compile = (rows: number, columns: number): Promise<Program> => {
@@ -31,7 +35,8 @@ const feedsOf = (similarity: readonly number[][], own: readonly (readonly number
   };
 };
 
-const diagonal = (size: number) => Array.from({ length: size }, (_, i) => Array.from({ length: size }, (_, j) => Number(i === j)));
+const diagonal = (size: number) =>
+  Array.from({ length: size }, (_, i) => Array.from({ length: size }, (_, j) => Number(i === j)));
 
 /** How often each column was drawn in each row, over seeds 0 to `runs` - 1, and how often both draws agreed. */
 async function count(similarity: readonly number[][], own: readonly (readonly number[])[], runs: number) {
@@ -84,7 +89,8 @@ describe("hard negatives", () => {
     for (const [row, values] of similarity.entries()) {
       const weights = values.map((value, column) => (column === row ? 0 : Math.exp(value)));
       const sum = weights.reduce((a, b) => a + b, 0);
-      for (const [column, weight] of weights.entries()) expect(chances[row]![column]).toBeCloseTo(weight / sum, 6);
+      for (const [column, weight] of weights.entries())
+        expect(chances[row]![column]).toBeCloseTo(weight / sum, 6);
       expect(counts[row]![row]).toBe(0);
       expect(chiSquare(counts[row]!, chances[row]!)).toBeLessThan(limit3);
     }
@@ -96,7 +102,12 @@ describe("hard negatives", () => {
     for (const [row, table] of pairs.entries()) {
       const joint = table.flatMap((line, a) => line.filter((_, b) => a !== row && b !== row));
       expect(joint).toHaveLength(16);
-      expect(chiSquare(joint, joint.map(() => 1 / 16))).toBeLessThan(limit9 * 1.4);
+      expect(
+        chiSquare(
+          joint,
+          joint.map(() => 1 / 16),
+        ),
+      ).toBeLessThan(limit9 * 1.4);
     }
   }, 120_000);
 
@@ -115,7 +126,14 @@ describe("hard negatives", () => {
   });
 
   it("reach a far pair when it is the only one", async () => {
-    const { counts } = await count([[500, -500], [-500, 500]], diagonal(2), 50);
+    const { counts } = await count(
+      [
+        [500, -500],
+        [-500, 500],
+      ],
+      diagonal(2),
+      50,
+    );
     expect(counts).toEqual([
       [0, 50],
       [50, 0],
@@ -131,7 +149,8 @@ describe("hard negatives", () => {
   it("are the same for the same seed", async () => {
     const program = await compile(5, 5);
     const feeds = feedsOf(similarity, diagonal(5));
-    const draw = async (seed: number) => nested((await program.run({ ...feeds, seed: seedOf(seed) }))["drawn"]!);
+    const draw = async (seed: number) =>
+      nested((await program.run({ ...feeds, seed: seedOf(seed) }))["drawn"]!);
     const [first, again] = [await draw(7), await draw(7)];
     expect(again).toEqual(first);
     const others = await Promise.all([1, 2, 3, 4, 5].map(draw));
@@ -148,7 +167,9 @@ describe("negatives drawn inside the stage-1 graph", () => {
       const size = golden.inputs["input_ids"]!.dims[0]!;
       const ids = golden.inputs["image_ids"];
       const own = Array.from({ length: size }, (_, i) =>
-        Array.from({ length: size }, (_, j) => Number(ids === undefined ? i === j : ids.data[i] === ids.data[j])),
+        Array.from({ length: size }, (_, j) =>
+          Number(ids === undefined ? i === j : ids.data[i] === ids.data[j]),
+        ),
       );
       const seed = input("seed", "uint64", []);
       const drawing = stage1Graph(golden, { negatives: undefined!, seed }).losses;
@@ -179,7 +200,10 @@ describe("negatives drawn inside the stage-1 graph", () => {
         if (size > 1) {
           for (const [i, j] of [...images.entries(), ...texts.entries()]) expect(own[i]![j]).toBe(0);
         }
-        const feeds = { negative_images: int64Tensor(images, [size]), negative_texts: int64Tensor(texts, [size]) };
+        const feeds = {
+          negative_images: int64Tensor(images, [size]),
+          negative_texts: int64Tensor(texts, [size]),
+        };
         const same = await run(reference, feeds);
         expect(Number(found["itm"]!.data[0])).toBeCloseTo(Number(same["itm"]!.data[0]), 5);
       }

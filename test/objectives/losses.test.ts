@@ -2,7 +2,12 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { input, integer, ops, scalar } from "../../src/engine/index.js";
 import { float32Tensor, int64Tensor } from "../../src/host-tensor.js";
-import { contrastiveLoss, contrastiveLossWithIds, maxOverQueries, similarities } from "../../src/objectives/contrastive.js";
+import {
+  contrastiveLoss,
+  contrastiveLossWithIds,
+  maxOverQueries,
+  similarities,
+} from "../../src/objectives/contrastive.js";
 import { crossEntropy, nextTokenLoss, softTargetCrossEntropy } from "../../src/objectives/cross-entropy.js";
 import { evaluate, nested, testDevice } from "../nn/evaluate.js";
 
@@ -44,7 +49,10 @@ describe("cross-entropy", () => {
     [[-100, -100, 1], 0],
   ])("of labels %j with smoothing %d", async (given, smoothing) => {
     const feeds = { logits: float32Tensor(rows.flat(), [3, 4]), labels: int64Tensor(given, [3]) };
-    expect(await value(crossEntropy(logits, labels, smoothing), feeds)).toBeCloseTo(smoothed(rows, given, smoothing), 6);
+    expect(await value(crossEntropy(logits, labels, smoothing), feeds)).toBeCloseTo(
+      smoothed(rows, given, smoothing),
+      6,
+    );
   });
 
   it("is exact for logits far apart", async () => {
@@ -60,8 +68,13 @@ describe("cross-entropy", () => {
       [0, 0, 1, 0],
       [0.5, 0.5, 0, 0],
     ];
-    const feeds = { logits: float32Tensor(rows.flat(), [3, 4]), targets: float32Tensor(weights.flat(), [3, 4]) };
-    const expected = mean(rows.map((row, i) => -logSoftmax(row).reduce((sum, log, j) => sum + log * weights[i]![j]!, 0)));
+    const feeds = {
+      logits: float32Tensor(rows.flat(), [3, 4]),
+      targets: float32Tensor(weights.flat(), [3, 4]),
+    };
+    const expected = mean(
+      rows.map((row, i) => -logSoftmax(row).reduce((sum, log, j) => sum + log * weights[i]![j]!, 0)),
+    );
     expect(await value(softTargetCrossEntropy(fixed, targets), feeds)).toBeCloseTo(expected, 6);
   });
 
@@ -80,17 +93,35 @@ describe("cross-entropy", () => {
 
 describe("the contrastive loss", () => {
   const images = [
-    [[1, 0], [0, 1]],
-    [[0.6, 0.8], [-1, 0]],
-    [[0, -1], [0.8, 0.6]],
+    [
+      [1, 0],
+      [0, 1],
+    ],
+    [
+      [0.6, 0.8],
+      [-1, 0],
+    ],
+    [
+      [0, -1],
+      [0.8, 0.6],
+    ],
   ];
-  const texts = [[0, 1], [-0.6, 0.8], [1, 0]];
+  const texts = [
+    [0, 1],
+    [-0.6, 0.8],
+    [1, 0],
+  ];
   const dot = (a: readonly number[], b: readonly number[]) => a.reduce((sum, x, i) => sum + x * b[i]!, 0);
-  const best = texts.map((text) => images.map((queries) => Math.max(...queries.map((query) => dot(query, text)))));
+  const best = texts.map((text) =>
+    images.map((queries) => Math.max(...queries.map((query) => dot(query, text)))),
+  );
   const transposed = best[0]!.map((_, i) => best.map((row) => row[i]!));
   const imageRows = input("images", "float32", [3, 2, 2]);
   const textRows = input("texts", "float32", [3, 2]);
-  const feeds = { images: float32Tensor(images.flat(2), [3, 2, 2]), texts: float32Tensor(texts.flat(), [3, 2]) };
+  const feeds = {
+    images: float32Tensor(images.flat(2), [3, 2, 2]),
+    texts: float32Tensor(texts.flat(), [3, 2]),
+  };
   const temperature = 0.5;
   const scaled = (matrix: readonly number[][]) => matrix.map((row) => row.map((x) => x / temperature));
 
@@ -103,14 +134,20 @@ describe("the contrastive loss", () => {
 
   it("divides by the temperature, rows being the local side", async () => {
     const two = { images: ops.slice(imageRows, 0, 0, 2), texts: ops.slice(textRows, 0, 0, 2) };
-    const { imageToText, textToImage } = similarities(two.images, two.texts, { images: imageRows, texts: textRows }, scalar(temperature));
+    const { imageToText, textToImage } = similarities(
+      two.images,
+      two.texts,
+      { images: imageRows, texts: textRows },
+      scalar(temperature),
+    );
     const found = await evaluate(device, { imageToText, textToImage }, feeds);
     expect(found["imageToText"]!.dims).toEqual([2, 3]);
     expect(found["textToImage"]!.dims).toEqual([2, 3]);
     const flat = (matrix: unknown) => (matrix as number[][]).flat();
     const wanted = { imageToText: scaled(transposed).slice(0, 2), textToImage: scaled(best).slice(0, 2) };
     for (const key of ["imageToText", "textToImage"] as const) {
-      for (const [i, x] of flat(nested(found[key]!)).entries()) expect(x).toBeCloseTo(wanted[key].flat()[i]!, 6);
+      for (const [i, x] of flat(nested(found[key]!)).entries())
+        expect(x).toBeCloseTo(wanted[key].flat()[i]!, 6);
     }
   });
 
@@ -118,7 +155,10 @@ describe("the contrastive loss", () => {
   const both = similarities(imageRows, textRows, gathered, scalar(temperature));
 
   it("is the mean of both directions, smoothed", async () => {
-    const expected = mean([smoothed(scaled(transposed), [0, 1, 2], 0.1), smoothed(scaled(best), [0, 1, 2], 0.1)]);
+    const expected = mean([
+      smoothed(scaled(transposed), [0, 1, 2], 0.1),
+      smoothed(scaled(best), [0, 1, 2], 0.1),
+    ]);
     expect(await value(contrastiveLoss(both, ops.range(3)), feeds)).toBeCloseTo(expected, 5);
   });
 
@@ -129,7 +169,8 @@ describe("the contrastive loss", () => {
       const total = own.reduce((x, y) => x + y, 0);
       return own.map((x) => (0.9 * x) / total + 0.1 / 3);
     });
-    const soft = (matrix: readonly number[][]) => mean(matrix.map((row, i) => -dot(logSoftmax(row), targets[i]!)));
+    const soft = (matrix: readonly number[][]) =>
+      mean(matrix.map((row, i) => -dot(logSoftmax(row), targets[i]!)));
     const expected = mean([soft(scaled(transposed)), soft(scaled(best))]);
     const pictures = input("id", "int64", [3]);
     const same = ops.equal(ops.reshape(pictures, [3, 1]), ops.reshape(pictures, [1, 3]));

@@ -33,7 +33,10 @@ interface Options {
 
 const isFrozen = (name: string): boolean => name.startsWith("language_model.");
 
-function build({ config: { qformer, opt } }: GoldenCase<Config, Options>, isTrainable: (name: string) => boolean) {
+function build(
+  { config: { qformer, opt } }: GoldenCase<Config, Options>,
+  isTrainable: (name: string) => boolean,
+) {
   const parameters = new Parameters(isTrainable);
   const bridge = new SecondStage(
     {
@@ -148,11 +151,17 @@ describe("frozen weights", async () => {
     for (const shape of bridgeShapes) shapes.delete(shape);
     expect(shapes).toContain(`${opt.vocab},${opt.hidden}`);
     expect(shapes).toContain(`${opt.ffn},${opt.hidden}`);
-    const targets = [...trainableParameters([loss])].flatMap(([name, tensor]) => (isFrozen(name) ? [] : [tensor]));
-    const found = gradients(loss, isTrainable("language_model.") ? [...trainableParameters([loss]).values()] : targets);
+    const targets = [...trainableParameters([loss])].flatMap(([name, tensor]) =>
+      isFrozen(name) ? [] : [tensor],
+    );
+    const found = gradients(
+      loss,
+      isTrainable("language_model.") ? [...trainableParameters([loss]).values()] : targets,
+    );
     return topologicalOrder(found).filter(
       ({ kind, outputs }) =>
-        !["frozen", "parameter", "constant"].includes(kind) && outputs.some(({ shape }) => shapes.has(shape.join())),
+        !["frozen", "parameter", "constant"].includes(kind) &&
+        outputs.some(({ shape }) => shapes.has(shape.join())),
     );
   };
 

@@ -2,6 +2,10 @@
 import type { Verb } from "../verb.js";
 
 export const verbs: { readonly [name: string]: () => Promise<Verb> } = {
+  caption: async () => (await import("./caption.js")).caption,
   scenes: async () => (await import("./scenes.js")).scenes,
+  train: async () => (await import("./train.js")).train,
+  evaluate: async () => (await import("./evaluate.js")).evaluate,
+  demo: async () => (await import("./demo.js")).demo,
   doctor: async () => (await import("./doctor.js")).doctor,
 };

@@ -11,6 +11,8 @@ const worldSchema = z.object({
   colors: z.array(z.string()),
   sizes: z.array(z.string()),
   backgrounds: z.array(z.string()),
+  /** Pairs that only the compositional split shows. */
+  held_out: z.array(z.object({ kind: z.string(), color: z.string() })).default([]),
 });
 
 export type WorldDescription = z.infer<typeof worldSchema>;

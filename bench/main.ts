@@ -1,0 +1,17 @@
+/** `npm run bench -- NAME [options]`: the benchmarks by name. */
+import { trainingStep } from "./training-step.js";
+
+const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
+  training: trainingStep,
+};
+
+const [name, ...args] = process.argv.slice(2);
+const bench = name === undefined ? undefined : benches[name];
+if (bench === undefined) {
+  console.error(
+    `usage: npm run bench -- NAME [options], where NAME is one of: ${Object.keys(benches).join(", ")}`,
+  );
+  process.exitCode = 2;
+} else {
+  await bench(args);
+}

@@ -1,0 +1,127 @@
+import { UserError } from "../../errors.js";
+import { defineVerb } from "../verb.js";
+
+/** What can be evaluated, and which options apply to it besides those that apply to all. */
+const tasks = {
+  caption: ["split", "beams", "out"],
+  vision: ["split", "towers"],
+  "language-model": ["out"],
+  stage1: ["split"],
+} as const;
+type Task = keyof typeof tasks;
+const taskNames = Object.keys(tasks) as Task[];
+
+export const evaluate = defineVerb({
+  name: "evaluate",
+  summary: "measure a model on a data set",
+  operands: {
+    task: { choices: taskNames, help: "what to measure" },
+  },
+  options: {
+    model: { type: "string", value: "FOLDER", required: true, help: "the model" },
+    data: { type: "string", value: "FOLDER", required: true, help: "a folder made by blip2 scenes" },
+    split: {
+      type: "enum",
+      choices: ["train", "validation", "test", "compositional"],
+      help: "pictures to measure on (caption, vision, stage1); test if not given",
+    },
+    limit: { type: "integer", min: 1, help: "measure on the first N samples only" },
+    beams: {
+      type: "integer",
+      min: 1,
+      help: "beams of the search (caption); the model's own default if not given",
+    },
+    towers: {
+      type: "string",
+      value: "FOLDER",
+      help: "the towers that were trained beside the model (vision)",
+    },
+    out: {
+      type: "string",
+      value: "FILE",
+      help: "keep what the model said of each sample, as JSON lines (caption, language-model)",
+    },
+    threads: {
+      type: "integer",
+      min: 1,
+      help: "threads to compute with; all CPUs that may be used if not given",
+    },
+  },
+  jsonKeys: {
+    images: "caption, vision: pictures measured",
+    kindF1: "caption: F1 of kinds of things over all mentions",
+    colorF1: "caption: F1 of things with their colours over all mentions",
+    colorGivenKind: "caption: share of colours that are right where the kind is",
+    background: "caption: share of captions with the right background",
+    countExact: "caption: share of captions with the right number of things",
+    captionExact: "caption: share of captions in which everything is right",
+    heldOutF1:
+      "caption: F1 over pairs of kind and colour that training never showed; on pictures that show some",
+    heldOutRecall: "caption: share of such things that are told",
+    "image to text recall@1": "vision: the right text first for a picture, in pools of pictures (key pool)",
+    "text to image recall@1": "vision: the right picture first for a text",
+    answers: "language-model: share of questions answered right; by type under answers: TYPE",
+    "test itc image to text recall@1": "stage1: by the contrastive similarity; the other way likewise",
+    "test itm accuracy":
+      "stage1: right decisions on true pairs and pairs with another text; with the hardest texts likewise",
+  },
+  examples: [
+    "blip2 evaluate caption --model runs/stage2/model --data runs/scenes --split compositional --out captions.jsonl",
+    "blip2 evaluate vision --model runs/vision/model --towers runs/vision/towers --data runs/scenes",
+  ],
+
+  async run({ output, progress, signal }, { operands: { task }, options }) {
+    const { model, data, split = "test", limit, beams, towers, out, threads } = options;
+    const applies: readonly string[] = tasks[task];
+    const idle = (["split", "beams", "towers", "out"] as const).filter(
+      (name) => options[name] !== undefined && !applies.includes(name),
+    );
+    if (idle.length > 0) {
+      const names = idle.map((name) => `--${name}`).join(", ");
+      throw new UserError(`evaluate: ${names} does not apply to ${task}`, { exitCode: 2 });
+    }
+    const common = {
+      model,
+      data,
+      limit,
+      threads,
+      signal,
+      onProgress: ({ step, total, detail }: { step: number; total: number; detail: string }) =>
+        progress.update({ label: detail, step, total }),
+    };
+    const keep = async (samples: readonly object[]): Promise<void> => {
+      if (out === undefined) return;
+      const { writeFileAtomic } = await import("../../checkpoints/atomic-write.js");
+      await writeFileAtomic(out, samples.map((sample) => `${JSON.stringify(sample)}\n`).join(""));
+    };
+    switch (task) {
+      case "caption": {
+        const { Blip2 } = await import("../../index.js");
+        const { evaluateCaptions } = await import("../../evaluation/caption.js");
+        await using captioner = await Blip2.load(model, {
+          signal,
+          ...(threads !== undefined && { threads }),
+        });
+        const { quality, predictions } = await evaluateCaptions(captioner, { ...common, split, beams });
+        await keep(predictions);
+        return output.record(quality);
+      }
+      case "vision": {
+        if (towers === undefined)
+          throw new UserError("evaluate: --towers is required for vision", { exitCode: 2 });
+        const { evaluateVision } = await import("../../evaluation/vision.js");
+        return output.record(await evaluateVision({ ...common, towers, split }));
+      }
+      case "language-model": {
+        const { evaluateLanguageModel } = await import("../../evaluation/language-model.js");
+        const { measures, answers } = await evaluateLanguageModel(common);
+        await keep(answers);
+        return output.record(measures);
+      }
+      case "stage1": {
+        const { evaluateStage1 } = await import("../../evaluation/stage-1.js");
+        return output.record(await evaluateStage1({ ...common, split }));
+      }
+    }
+  },
+});

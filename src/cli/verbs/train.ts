@@ -1,0 +1,99 @@
+import type { RunOptions, StageResult } from "../../training/run-stage.js";
+import { InterruptedError } from "../../errors.js";
+import { defineVerb } from "../verb.js";
+
+const stages = ["language-model", "vision", "stage1", "stage2"] as const;
+type Stage = (typeof stages)[number];
+
+export const train = defineVerb({
+  name: "train",
+  summary: "train a frozen part, or a stage of BLIP-2",
+  operands: {
+    stage: {
+      choices: stages,
+      help: "what to train; stage1 needs a vision model, stage2 stage1 and a language model",
+    },
+  },
+  options: {
+    config: { type: "string", value: "FILE", required: true, help: "what to train and how, as JSON" },
+    out: {
+      type: "string",
+      value: "RUN",
+      required: true,
+      help: "the run's folder; new or empty, unless resumed",
+    },
+    resume: { type: "boolean", help: "continue the run in --out from its last checkpoint" },
+    threads: {
+      type: "integer",
+      min: 1,
+      help: "threads to compute with; all CPUs that may be used if not given",
+    },
+  },
+  jsonKeys: {
+    step: "steps done",
+    model: "folder of the trained model",
+    loss: "mean training loss over the last logged steps; parts of the loss and measures follow under their names",
+  },
+  examples: [
+    "blip2 train stage1 --config configs/scenes/stage1.json --out runs/stage1",
+    "blip2 train stage1 --config configs/scenes/stage1.json --out runs/stage1 --resume",
+  ],
+
+  async run(
+    { output, progress, log, signal },
+    { operands: { stage }, options: { config, out, resume, threads } },
+  ) {
+    const { readLog } = await import("../../training/run-folder.js");
+    const { writeCurves } = await import("../../training/curves.js");
+    const options: RunOptions = {
+      out,
+      resume,
+      threads,
+      signal,
+      log,
+      onProgress: ({ step, total, detail }) =>
+        progress.update(
+          detail === "image features"
+            ? { label: detail, step, total }
+            : { label: stage, step, total, detail },
+        ),
+    };
+    const { step, model } = await trainStage(stage, config, options).catch((error: unknown) => {
+      // The command line reports the interruption itself, not where it happened.
+      if (error instanceof InterruptedError) log(error.message);
+      throw error;
+    });
+    await writeCurves(out, `${stage}, ${out}`);
+    // From the log: a run that was finished before has trained nothing now.
+    const numbers: Record<string, number> = {};
+    for (const line of await readLog(out)) {
+      for (const [name, value] of Object.entries(line)) if (typeof value === "number") numbers[name] = value;
+    }
+    const told = Object.entries({ ...numbers, step }).map(([name, value]) => `${name} ${value}`);
+    output.record({ ...numbers, step, model }, [...told, model].join(" · "));
+  },
+});
+
+async function trainStage(stage: Stage, configPath: string, options: RunOptions): Promise<StageResult> {
+  const { readConfig } = await import("../../training/config-file.js");
+  const { trainLanguageModel, trainVision, trainStage1, trainStage2 } =
+    await import("../../training/run-stage.js");
+  switch (stage) {
+    case "language-model": {
+      const { languageModelConfigSchema } = await import("../../training/language-model.js");
+      return trainLanguageModel(await readConfig(configPath, languageModelConfigSchema), options);
+    }
+    case "vision": {
+      const { visionConfigSchema } = await import("../../training/vision.js");
+      return trainVision(await readConfig(configPath, visionConfigSchema), options);
+    }
+    case "stage1": {
+      const { stage1ConfigSchema } = await import("../../training/stage-1.js");
+      return trainStage1(await readConfig(configPath, stage1ConfigSchema), options);
+    }
+    case "stage2": {
+      const { stage2ConfigSchema } = await import("../../training/stage-2.js");
+      return trainStage2(await readConfig(configPath, stage2ConfigSchema), options);
+    }
+  }
+}

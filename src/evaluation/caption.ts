@@ -1,0 +1,67 @@
+/** Captioning a split of a scenes folder, and judging the captions. */
+import { readCaptionSet } from "../data/caption-set.js";
+import { readScenes, readWorld } from "../data/scenes/read.js";
+import { UserError } from "../errors.js";
+import type { TrainingHooks } from "../training/trainer.js";
+import { captionQuality, type CaptionedScene, type CaptionQuality } from "./caption-quality.js";
+
+/** What writes captions: `Blip2`, or a test's stand-in. */
+export interface Captioner {
+  generateBatch(options: {
+    readonly images: readonly string[];
+    readonly numBeams?: number | undefined;
+    readonly signal?: AbortSignal | undefined;
+  }): Promise<readonly { readonly text: string; readonly logProbability: number }[]>;
+}
+
+export interface CaptionEvaluation extends Pick<TrainingHooks, "signal" | "onProgress"> {
+  /** A folder made by `blip2 scenes`. */
+  readonly data: string;
+  readonly split: string;
+  /** Only the first pictures of the split. */
+  readonly limit?: number | undefined;
+  readonly beams?: number | undefined;
+}
+
+/** A picture with what the model said. */
+export interface CaptionPrediction {
+  readonly image: string;
+  readonly caption: string;
+  readonly logProbability: number;
+  readonly references: readonly string[];
+  /** Whether everything in it is right. */
+  readonly exact: boolean;
+}
+
+const picturesAtOnce = 16;
+
+export async function evaluateCaptions(
+  model: Captioner,
+  { data, split, limit, beams, signal, onProgress }: CaptionEvaluation,
+): Promise<{ readonly quality: CaptionQuality; readonly predictions: readonly CaptionPrediction[] }> {
+  const { held_out: heldOut } = await readWorld(data);
+  const scenes = await readScenes(data, split);
+  const pictures = (await readCaptionSet(data, split)).slice(0, limit);
+  const judged: CaptionedScene[] = [];
+  const predictions: CaptionPrediction[] = [];
+  for (let from = 0; from < pictures.length; from += picturesAtOnce) {
+    const part = pictures.slice(from, from + picturesAtOnce);
+    const images = part.map(({ file }) => file);
+    const generated = await model.generateBatch({
+      images,
+      ...(beams !== undefined && { numBeams: beams }),
+      ...(signal !== undefined && { signal }),
+    });
+    for (const [i, { id, file, captions }] of part.entries()) {
+      const scene = scenes.get(id);
+      if (scene === undefined)
+        throw new UserError(`${data}/scenes_${split}.json does not hold picture ${id} (${file})`);
+      const { text: caption, logProbability } = generated[i]!;
+      judged.push({ caption, scene });
+      const exact = captionQuality([{ caption, scene }]).captionExact === 1;
+      predictions.push({ image: file, caption, logProbability, references: captions, exact });
+    }
+    onProgress?.({ step: from + part.length, total: pictures.length, detail: "captions" });
+  }
+  return { quality: captionQuality(judged, heldOut), predictions };
+}

@@ -1,0 +1,59 @@
+/** Text retrieval of a vision model with the towers that were trained beside it. */
+import { join } from "node:path";
+import { z } from "zod";
+import { readModelFolder } from "../checkpoints/model-folder.js";
+import { readCaptionSet } from "../data/caption-set.js";
+import { PictureCache } from "../data/picture-cache.js";
+import { Device } from "../engine/index.js";
+import { UserError } from "../errors.js";
+import { preprocessConfig } from "../images/preprocess.js";
+import { blip2VisionConfigSchema } from "../models/blip-2-vision.js";
+import { optConfigSchema } from "../models/opt.js";
+import { Parameters } from "../nn/parameters.js";
+import { loadTokenizer } from "../text/tokenizer.js";
+import { ContrastiveTowers, retrievalMeasure, retrievalPool } from "../training/vision.js";
+import type { EvaluationOptions } from "./options.js";
+import { putWeights } from "./load-weights.js";
+
+const towersSchema = z.looseObject({
+  vision_config: blip2VisionConfigSchema,
+  text_config: optConfigSchema,
+  shared_size: z.int().positive(),
+});
+
+export interface VisionEvaluation extends EvaluationOptions {
+  /** The folder `towers` that training wrote beside `model`. */
+  readonly towers: string;
+  readonly split: string;
+}
+
+/** Recall@1 both ways in pools of 256 pictures, or of all of them if they are fewer. */
+export async function evaluateVision(options: VisionEvaluation): Promise<Record<string, number>> {
+  const { model, towers, data, split, limit, threads } = options;
+  const vision = await readModelFolder(model);
+  const rest = await readModelFolder(towers);
+  const parsed = towersSchema.safeParse(rest.config);
+  if (!parsed.success)
+    throw new UserError(
+      `${towers} does not hold the towers of a vision training: ${parsed.error.issues[0]!.message}`,
+    );
+  const { vision_config: config, text_config: text, shared_size: sharedSize } = parsed.data;
+  const preprocessing = preprocessConfig(vision.preprocessor ?? {}, join(model, "preprocessor_config.json"));
+  const tokenizer = await loadTokenizer(towers);
+  const pictures = (await readCaptionSet(data, split)).slice(0, limit);
+
+  // The model keeps the blocks that BLIP-2 uses; the last one and its norm are with the towers.
+  const weights = new Map(
+    [...(await vision.weights.readAll())].map(([name, value]) => [`vision_model.${name}`, value]),
+  );
+  for (const [name, value] of await rest.weights.readAll()) weights.set(name, value);
+  const parameters = new Parameters(() => true);
+  const declared = new ContrastiveTowers(config, text, sharedSize, parameters);
+
+  await using device = Device.open(threads === undefined ? {} : { threads });
+  await putWeights(device, parameters, weights, `${model} with ${towers}`);
+  const pool = Math.min(retrievalPool, pictures.length);
+  const measure = await retrievalMeasure(device, declared, parameters, tokenizer, config, pool);
+  const measured = await measure(pictures, new PictureCache(config.image_size), preprocessing, options);
+  return { images: Math.floor(pictures.length / pool) * pool, pool, ...measured };
+}

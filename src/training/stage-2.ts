@@ -1,0 +1,174 @@
+/**
+ * Stage 2 with a decoder-only language model: the bridge of stage 1 learns to prompt a frozen OPT (paper
+ * section 3.3). Training data are cached features and captions; the result is a folder in the layout of
+ * `Blip2ForConditionalGeneration`.
+ */
+import { z } from "zod";
+import { toFloat32 } from "../checkpoints/float16.js";
+import { checkTensors, readModelFolder, type ModelFolder } from "../checkpoints/model-folder.js";
+import { Random } from "../data/random.js";
+import { ShuffledPasses } from "../data/shuffle.js";
+import { input, type Device, type HostTensors, type Weights } from "../engine/index.js";
+import { UserError } from "../errors.js";
+import type { HostTensor } from "../host-tensor.js";
+import { SecondStage } from "../models/blip-2-bridge.js";
+import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
+import { qFormerConfigSchema, type QFormerConfig } from "../models/q-former.js";
+import { Dropout } from "../nn/dropout.js";
+import { initialise } from "../nn/initialise.js";
+import { normal, Parameters } from "../nn/parameters.js";
+import { ignoreIndex } from "../objectives/cross-entropy.js";
+import { softPromptLoss } from "../objectives/stage-2.js";
+import type { TextTokenizer } from "../text/tokenizer.js";
+import type { FrozenVision } from "./image-features.js";
+import { newlineId } from "./language-model.js";
+import { stepSeed, type FeatureSet } from "./stage-1.js";
+import { paddedBatch, type TokenRow } from "./token-rows.js";
+import { trainerKeys, weightSlots, type Task } from "./trainer.js";
+
+export const stage2ConfigSchema = z.strictObject({
+  /** A folder with captions_train.json, captions_validation.json and their pictures. */
+  data: z.string(),
+  /** Folder that stage 1 wrote: the bridge's start, and the frozen image encoder. */
+  stage1: z.string(),
+  /** Folder of the frozen language model. */
+  languageModel: z.string(),
+  /** Text before every caption, on which nothing is learnt. */
+  prompt: z.string().default(""),
+  /** Longest text in tokens, the start and end tokens included. */
+  maxTextLength: z.int().min(3).default(40),
+  /** Whether the start token is a target of the last query, as in the reference without a prompt. */
+  learnStartToken: z.boolean().default(false),
+  /** Starts the language projection at the spread of the frozen word table, not at PyTorch's default. */
+  matchWordScale: z.boolean().default(true),
+  ...trainerKeys,
+});
+
+export type Stage2Config = z.infer<typeof stage2ConfigSchema>;
+
+/** The frozen language model as read from its folder, its weights under `language_model.`. */
+export interface FrozenLanguageModel {
+  readonly folder: ModelFolder;
+  readonly config: OptConfig;
+  readonly weights: Weights;
+}
+
+export async function readFrozenLanguageModel(path: string): Promise<FrozenLanguageModel> {
+  const folder = await readModelFolder(path);
+  const type = folder.config["model_type"];
+  if (type !== "opt") throw new UserError(`${path}: model_type "${String(type)}" is no language model that stage 2 can use (opt)`);
+  const config = optConfigSchema.parse(folder.config);
+  const parameters = new Parameters(() => false);
+  new Opt(config, parameters.scope());
+  // The head is the word table; files that store it twice are read all the same.
+  checkTensors(parameters.shapes, folder.weights.tensors, path, { ignored: (name) => name === "lm_head.weight" });
+  const tensors = await folder.weights.readAll(parameters.shapes.keys());
+  return { folder, config, weights: new Map([...tensors].map(([name, value]) => [`language_model.${name}`, value])) };
+}
+
+export interface Stage2Task extends Task {
+  readonly qformer: QFormerConfig;
+  readonly queries: number;
+}
+
+/** What is trained in stage 2: everything but the language model (the image encoder is not in the graph). */
+const isTrained = (name: string): boolean => !name.startsWith("language_model.");
+
+export async function stage2Task(
+  device: Device,
+  config: Stage2Config,
+  stage1: ModelFolder,
+  vision: FrozenVision,
+  languageModel: FrozenLanguageModel,
+  tokenizer: TextTokenizer,
+  train: FeatureSet,
+  validation: FeatureSet,
+): Promise<Stage2Task> {
+  const queries = Number(stage1.config["num_query_tokens"]);
+  const qformer = qFormerConfigSchema.parse({ ...(stage1.config["qformer_config"] as object), use_qformer_text_input: false, vocab_size: 30522 });
+  const parameters = new Parameters(isTrained);
+  const opt = new Opt(languageModel.config, parameters.scope("language_model"));
+  const spread = wordSpread(languageModel) / Math.sqrt(qformer.hidden_size);
+  const bridge = new SecondStage(
+    {
+      qformer,
+      visionNormEpsilon: vision.config.layer_norm_eps,
+      queryCount: queries,
+      languageSize: opt.embeddingSize,
+      ...(config.matchWordScale && { projectionInit: { weightInit: normal(spread) } }),
+    },
+    parameters.scope(),
+  );
+  const size = Math.ceil(config.batchSize / config.accumulate);
+  const [, positions, width] = train.features.dims;
+  const seed = input("seed", "uint64", []);
+  const usesDropout = qformer.hidden_dropout_prob > 0 || qformer.attention_probs_dropout_prob > 0 || languageModel.config.dropout > 0;
+  const batch = (count: number | string) => ({
+    features: input("features", "float32", [count, positions, width]),
+    ids: input("ids", "int64", [count, "T"]),
+    mask: input("mask", "int64", [count, "T"]),
+    labels: input("labels", "int64", [count, "T"]),
+  });
+  const loss = softPromptLoss(bridge, opt, batch(size), usesDropout ? new Dropout(seed) : undefined);
+  const row = captionRow(tokenizer, config);
+  const pad = tokenizer.specialIds.pad!;
+  const passes = new ShuffledPasses(train.pictures.length, config.seed);
+  const measure = await device.compile({ loss: softPromptLoss(bridge, opt, batch("B")) }, { weights: languageModel.weights, residentInputs: weightSlots(parameters) });
+  const feeds = async (set: FeatureSet, places: readonly number[], captions: readonly string[]): Promise<HostTensors> => ({
+    features: await set.features.rows(places),
+    ...paddedBatch(captions.map(row), pad),
+  });
+  return {
+    qformer,
+    queries,
+    parameters,
+    weights: languageModel.weights,
+    start: await startOf(stage1, parameters, config.seed),
+    loss,
+    metrics: {},
+    batch: async (step, part) => {
+      const positionsOfBatch = Array.from({ length: size }, (_, i) => step * config.batchSize + part * size + i);
+      const chosen = positionsOfBatch.map((position) => ({ place: passes.at(position).item, random: new Random("caption", config.seed, position) }));
+      const captions = chosen.map(({ place, random }) => random.pick(train.pictures[place]!.captions));
+      const batchFeeds = await feeds(train, chosen.map(({ place }) => place), captions);
+      return usesDropout ? { ...batchFeeds, seed: stepSeed(config.seed, step, part) } : batchFeeds;
+    },
+    evaluate: async () => {
+      const count = Math.min(500, validation.pictures.length);
+      let sum = 0;
+      for (let from = 0; from < count; from += 50) {
+        const places = Array.from({ length: Math.min(50, count - from) }, (_, i) => from + i);
+        const result = await measure.run(await feeds(validation, places, places.map((place) => validation.pictures[place]!.captions[0]!)));
+        sum += (result["loss"]!.data as Float32Array)[0]! * places.length;
+      }
+      return { "validation loss": sum / count };
+    },
+  };
+}
+
+/** Captions as token rows: start token, prompt, caption, end token. */
+function captionRow(tokenizer: TextTokenizer, config: Stage2Config): (caption: string) => TokenRow {
+  const newline = newlineId(tokenizer);
+  const opening = config.prompt === "" ? [tokenizer.idOf("</s>")] : tokenizer.encode(config.prompt);
+  const isLearnt = config.learnStartToken && config.prompt === "";
+  return (caption) => {
+    const words = tokenizer.encode(caption, { addSpecialTokens: false }).slice(0, config.maxTextLength - opening.length - 1);
+    const target = [...words, newline];
+    return { ids: [...opening, ...target], labels: [...opening.map((id) => (isLearnt ? id : ignoreIndex)), ...target] };
+  };
+}
+
+/** Root mean square of the word table. */
+function wordSpread({ weights }: FrozenLanguageModel): number {
+  const table = toFloat32(weights.get("language_model.model.decoder.embed_tokens.weight")!).data as Float32Array;
+  return Math.sqrt(table.reduce((sum, value) => sum + value * value, 0) / table.length);
+}
+
+/** Stage 1's weights for what both stages have, fresh ones for the language projection. */
+async function startOf(stage1: ModelFolder, parameters: Parameters, seed: number): Promise<Map<string, HostTensor>> {
+  const fresh = initialise(parameters.trainable, seed);
+  const shared = new Map([...parameters.shapes].filter(([name]) => isTrained(name) && !name.startsWith("language_projection.")));
+  checkTensors(shared, stage1.weights.tensors, stage1.path, { ignored: (name) => !shared.has(name) });
+  for (const [name, value] of await stage1.weights.readAll(shared.keys())) fresh.set(name, toFloat32(value));
+  return fresh;
+}
