@@ -55,8 +55,8 @@ const schemas = {
   forward: z.strictObject({
     pixelValues: anything,
     inputIds: anything,
-    attentionMask: z.unknown(),
-    labels: z.unknown(),
+    attentionMask: z.unknown().optional(),
+    labels: z.unknown().optional(),
     signal: settings.signal,
   }),
 };
@@ -85,11 +85,8 @@ export function checkOptions(call: keyof typeof schemas, options: unknown): void
 }
 
 function show(value: unknown): string {
-  return typeof value === "object"
-    ? "an object"
-    : typeof value === "string"
-      ? JSON.stringify(value)
-      : String(value);
+  const isPlain = value === null || ["string", "number", "boolean"].includes(typeof value);
+  return isPlain ? (Number.isNaN(value) ? "NaN" : JSON.stringify(value)) : `of type ${typeof value}`;
 }
 
 /** Names as Python writes them, and slips of one or two letters, are recognised. */

@@ -46,8 +46,6 @@ export interface OptInitialisers {
   readonly positions?: Initialiser;
   /** Matrices that read the residual stream. */
   readonly reading?: Initialiser;
-  /** Query and key of a layer start equal: a position then looks at its like from the first step on. */
-  readonly matching?: boolean;
   /** Matrices that write to it. */
   readonly writing?: Initialiser;
 }
@@ -65,15 +63,14 @@ class OptDecoderLayer {
   constructor(
     private readonly config: OptConfig,
     scope: Scope,
-    { reading = normal(0.02), writing = normal(0.02), matching = false }: OptInitialisers,
+    { reading = normal(0.02), writing = normal(0.02) }: OptInitialisers,
   ) {
     const { hidden_size: width, ffn_dim: inner, enable_bias: bias } = config;
     const init = { bias, weightInit: reading };
     const outInit = { bias, weightInit: writing };
     const self = scope.at("self_attn");
-    const alike = matching && reading.kind === "normal" ? { bias, weightInit: { ...reading, draw: self.path } } : init;
-    this.query = new Linear(self.at("q_proj"), width, width, alike);
-    this.key = new Linear(self.at("k_proj"), width, width, alike);
+    this.query = new Linear(self.at("q_proj"), width, width, init);
+    this.key = new Linear(self.at("k_proj"), width, width, init);
     this.value = new Linear(self.at("v_proj"), width, width, init);
     this.out = new Linear(self.at("out_proj"), width, width, outInit);
     this.attentionNorm = new LayerNorm(scope.at("self_attn_layer_norm"), width, 1e-5);

@@ -5,12 +5,8 @@ import type { DeclaredParameter, Initialiser } from "./parameters.js";
 /** A value for each parameter. The draws of one name do not depend on which others exist. */
 export function initialise(parameters: readonly DeclaredParameter[], seed: number): Map<string, HostTensor> {
   return new Map(
-    parameters.map(({ name, shape, initialiser }) => [name, float32Tensor(draw(initialiser, shape, randomSource(`${seed} ${drawName(initialiser) ?? name}`)), shape)]),
+    parameters.map(({ name, shape, initialiser }) => [name, float32Tensor(draw(initialiser, shape, randomSource(`${seed} ${name}`)), shape)]),
   );
-}
-
-function drawName(initialiser: Initialiser): string | undefined {
-  return initialiser.kind === "normal" ? initialiser.draw : undefined;
 }
 
 function draw(initialiser: Initialiser, shape: readonly number[], random: () => number): Float32Array {

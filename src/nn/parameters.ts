@@ -9,8 +9,7 @@ import { InternalError } from "../errors.js";
 export type Initialiser =
   | { readonly kind: "zeros" | "ones" }
   | { readonly kind: "constant"; readonly value: number }
-  /** Parameters of one shape that name the same `draw` start from the same values. */
-  | { readonly kind: "normal"; readonly std: number; readonly draw?: string }
+  | { readonly kind: "normal"; readonly std: number }
   /** Uniform in [-bound, bound]. */
   | { readonly kind: "uniform"; readonly bound: number }
   /** The sines and cosines of Vaswani et al. 2017, scaled, one row per position; their base is 10000 unless given. */

@@ -80,6 +80,10 @@ export class ImageFeatures {
   async close(): Promise<void> {
     await this.file.close();
   }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
 }
 
 async function computeFeatures(path: string, vision: FrozenVision, pictures: readonly CaptionedPicture[], device: Device, hooks: TrainingHooks): Promise<void> {

@@ -16,7 +16,7 @@ import { ignoreIndex } from "../objectives/cross-entropy.js";
 import { languageModelLoss } from "../objectives/stage-2.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import { paddedBatch, type TokenRow } from "./token-rows.js";
-import { trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
+import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
 export const languageModelConfigSchema = z.strictObject({
   /** A folder made by `blip2 scenes`, or one with text_train.jsonl and text_test.jsonl alike. */
@@ -42,12 +42,17 @@ export const languageModelConfigSchema = z.strictObject({
    */
   echoShare: z.number().min(0).max(1).default(0.5),
   /**
+   * Share of questions that stand bare ("what color is the star" "red"), without the frame of a prompt: what
+   * is asked about then stands next to the answer, which is the form that is learnt first.
+   */
+  bareShare: z.number().min(0).max(1).default(0.5),
+  /**
    * Over these first steps the descriptions grow: from the shortest quarter of the corpus to all of it. Looking
    * something up is found far sooner where there is little to look in.
    */
   curriculumSteps: z.int().nonnegative().default(0),
   ...trainerKeys,
-});
+}).refine(...equalParts);
 
 export type LanguageModelConfig = z.infer<typeof languageModelConfigSchema>;
 
@@ -81,7 +86,6 @@ export async function languageModelTask(
   const model = new Opt(optConfigOf(config, tokenizer), parameters.scope(), {
     words: normal(config.model.wordStd),
     positions: { kind: "sinusoids", amplitude: config.model.positionAmplitude, base: config.model.positionBase },
-    matching: false,
     // Scaled by width and depth: 0.02 suits wide models and leaves attention of narrow ones flat for long.
     reading: normal(config.model.hidden_size ** -0.5),
     writing: normal((2 * config.model.num_hidden_layers * config.model.hidden_size) ** -0.5),
@@ -93,7 +97,7 @@ export async function languageModelTask(
   const writer = new SequenceWriter(tokenizer);
   const passes = new ShuffledPasses(train.length, config.seed);
   const byLength = train.toSorted((a, b) => a.description.length - b.description.length);
-  const partSize = Math.ceil(config.batchSize / config.accumulate);
+  const partSize = config.batchSize / config.accumulate;
   const measure = await answerMeasure(device, parameters, model, writer, test);
   return {
     parameters,
@@ -107,7 +111,7 @@ export async function languageModelTask(
       const rows = Array.from({ length: partSize }, (_, i) => {
         const position = step * config.batchSize + part * partSize + i;
         const { item } = passes.at(position);
-        return writer.sequence(byLength[Math.floor(item * share)]!, new Random("sequence", config.seed, position), config.echoShare);
+        return writer.sequence(byLength[Math.floor(item * share)]!, new Random("sequence", config.seed, position), config);
       });
       return Promise.resolve(paddedBatch(rows, tokenizer.specialIds.pad!));
     },
@@ -147,16 +151,19 @@ export class SequenceWriter {
   }
 
   /** A training row: a description, perhaps the same again, then captions and questions in random order. */
-  sequence({ description, captions, questions }: DescribedScene, random: Random, echoShare: number): TokenRow {
+  sequence({ description, captions, questions }: DescribedScene, random: Random, shares: Pick<LanguageModelConfig, "echoShare" | "bareShare">): TokenRow {
     const ids = this.opening(description, random);
     const labels = ids.map(() => ignoreIndex);
     const append = (prompt: readonly number[], answer: readonly number[]): void => {
       ids.push(...prompt, ...answer, this.newline);
       labels.push(...prompt.map(() => ignoreIndex), ...answer, this.newline);
     };
-    const asked = questions.map(({ question, answer }) => () => append(this.ids(questionPrompt(question)), this.ids(answer)));
+    const asked = questions.map(({ question, answer }) => {
+      const prompt = random.chance(shares.bareShare) ? question.replace(/\?$/, "") : questionPrompt(question);
+      return () => append(this.ids(prompt), this.ids(answer));
+    });
     const told = [random.pick(captions)].map((caption) => () => append([], this.ids(caption)));
-    const echoed = random.chance(echoShare) ? [() => append([], this.description(description))] : [];
+    const echoed = random.chance(shares.echoShare) ? [() => append([], this.description(description))] : [];
     for (const write of [...echoed, ...random.shuffle([...asked, ...told])]) write();
     return { ids, labels };
   }

@@ -85,7 +85,7 @@ export class AdamW {
     const number = (value: number): HostTensor => float32Tensor([value], []);
     await this.updateProgram.run({
       "learning rate": number(learningRate),
-      "gradient scale": number(scale * clip),
+      "scale": number(scale * clip),
       "first correction": number(1 / (1 - betas[0] ** step)),
       "second correction": number(1 / Math.sqrt(1 - betas[1] ** step)),
     });
@@ -99,7 +99,7 @@ function updateGraph(
   { betas: [beta1, beta2], epsilon, weightDecay }: AdamWConfig,
 ): { readonly updated: Record<string, Tensor>; readonly kept: Record<string, string> } {
   const rate = input("learning rate", "float32", []);
-  const scale = input("gradient scale", "float32", []);
+  const scale = input("scale", "float32", []);
   const firstCorrection = input("first correction", "float32", []);
   const secondCorrection = input("second correction", "float32", []);
   const stepSize = ops.mul(rate, firstCorrection);

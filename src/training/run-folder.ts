@@ -87,6 +87,13 @@ export async function readLog(run: string): Promise<readonly LogLine[]> {
   return text.slice(0, text.lastIndexOf("\n") + 1).split("\n").filter(Boolean).map((line) => JSON.parse(line) as LogLine);
 }
 
+/** The checkpoint of an earlier run. Throws a `UserError` if the folder holds none. */
+export async function checkpointOf(runFolder: string): Promise<RunCheckpoint> {
+  const checkpoint = await readCheckpoint(join(runFolder, checkpointName));
+  if (checkpoint === undefined) throw new UserError(`${runFolder} holds no ${checkpointName}: name the folder of a run that has saved one`);
+  return checkpoint;
+}
+
 async function readCheckpoint(path: string): Promise<RunCheckpoint | undefined> {
   const exists = await stat(path).then(() => true, () => false);
   if (!exists) return undefined;

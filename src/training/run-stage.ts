@@ -153,12 +153,10 @@ export async function trainStage1(config: Stage1Config, options: RunOptions): Pr
   const tokenizer = tokenizerOf(files);
   const run = await RunFolder.open(options.out, config, options);
   return withDevice(options, async (device) => {
-    const features = await ImageFeatures.of(vision, config.data, trainSet, device, options);
-    const testFeatures = await ImageFeatures.of(vision, config.data, testSet, device, options);
+    await using features = await ImageFeatures.of(vision, config.data, trainSet, device, options);
+    await using testFeatures = await ImageFeatures.of(vision, config.data, testSet, device, options);
     const task = await stage1Task(device, config, vision, tokenizer, { pictures: trainSet, features }, { pictures: testSet, features: testFeatures });
     const result = await train(device, task, config satisfies TrainerConfig, run, options);
-    await features.close();
-    await testFeatures.close();
     const qformer = qFormerConfigOf(config, vision, tokenizer);
     const model = modelFolder(options.out);
     await writeModelFolder(model, {
@@ -192,12 +190,10 @@ export async function trainStage2(config: Stage2Config, options: RunOptions): Pr
   const tokenizer = await loadTokenizer(config.languageModel);
   const run = await RunFolder.open(options.out, config, options);
   return withDevice(options, async (device) => {
-    const features = await ImageFeatures.of(vision, config.data, trainSet, device, options);
-    const validationFeatures = await ImageFeatures.of(vision, config.data, validationSet, device, options);
+    await using features = await ImageFeatures.of(vision, config.data, trainSet, device, options);
+    await using validationFeatures = await ImageFeatures.of(vision, config.data, validationSet, device, options);
     const task = await stage2Task(device, config, stage1, vision, languageModel, tokenizer, { pictures: trainSet, features }, { pictures: validationSet, features: validationFeatures });
     const result = await train(device, task, config satisfies TrainerConfig, run, options);
-    await features.close();
-    await validationFeatures.close();
     const { model_type: _type, ...text } = languageModel.config;
     const model = modelFolder(options.out);
     await writeModelFolder(model, {

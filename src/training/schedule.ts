@@ -11,10 +11,10 @@ export const scheduleSchema = z.strictObject({
 
 export type Schedule = z.infer<typeof scheduleSchema>;
 
-/** The rate of step `step` (from 0) of `steps`. */
+/** The rate of step `step` (from 0) of `steps`: the peak right after warm-up, the minimum in the last step. */
 export function learningRate(schedule: Schedule, step: number, steps: number): number {
   const { peak, minimum, warmupSteps, warmupStart } = schedule;
-  if (step < warmupSteps) return warmupStart + ((peak - warmupStart) * (step + 1)) / warmupSteps;
-  const progress = (step - warmupSteps) / Math.max(1, steps - warmupSteps);
+  if (step < warmupSteps) return warmupStart + ((peak - warmupStart) * step) / warmupSteps;
+  const progress = (step - warmupSteps) / Math.max(1, steps - 1 - warmupSteps);
   return minimum + (peak - minimum) * 0.5 * (1 + Math.cos(Math.PI * Math.min(1, progress)));
 }

@@ -17,7 +17,7 @@ import { maxOverQueries } from "../objectives/contrastive.js";
 import { stage1Losses } from "../objectives/stage-1.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import type { FrozenVision, ImageFeatures } from "./image-features.js";
-import { trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
+import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
 /** Sizes of a Q-Former; what follows from the image encoder and the tokenizer is not repeated. */
 export const qFormerKeys = {
@@ -47,7 +47,7 @@ export const stage1ConfigSchema = z.strictObject({
   /** Whether gradients pass the gathered side of the similarities; the reference detaches it. */
   gatheredGradient: z.boolean().default(false),
   ...trainerKeys,
-});
+}).refine(...equalParts);
 
 export type Stage1Config = z.infer<typeof stage1ConfigSchema>;
 
@@ -81,7 +81,7 @@ export async function stage1Task(
   const qformer = qFormerConfigOf(config, vision, tokenizer);
   const parameters = new Parameters(() => true);
   const model = firstStageOf(config, qformer, vision, parameters);
-  const size = Math.ceil(config.batchSize / config.accumulate);
+  const size = config.batchSize / config.accumulate;
   const [, positions, width] = train.features.dims;
   const seed = input("seed", "uint64", []);
   const { loss, itc, itm, itg, itmAccuracy } = stage1Losses(

@@ -24,7 +24,7 @@ import type { FrozenVision } from "./image-features.js";
 import { newlineId } from "./language-model.js";
 import { stepSeed, type FeatureSet } from "./stage-1.js";
 import { paddedBatch, type TokenRow } from "./token-rows.js";
-import { trainerKeys, weightSlots, type Task } from "./trainer.js";
+import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
 
 export const stage2ConfigSchema = z.strictObject({
   /** A folder with captions_train.json, captions_validation.json and their pictures. */
@@ -42,7 +42,7 @@ export const stage2ConfigSchema = z.strictObject({
   /** Starts the language projection at the spread of the frozen word table, not at PyTorch's default. */
   matchWordScale: z.boolean().default(true),
   ...trainerKeys,
-});
+}).refine(...equalParts);
 
 export type Stage2Config = z.infer<typeof stage2ConfigSchema>;
 
@@ -99,7 +99,7 @@ export async function stage2Task(
     },
     parameters.scope(),
   );
-  const size = Math.ceil(config.batchSize / config.accumulate);
+  const size = config.batchSize / config.accumulate;
   const [, positions, width] = train.features.dims;
   const seed = input("seed", "uint64", []);
   const usesDropout = qformer.hidden_dropout_prob > 0 || qformer.attention_probs_dropout_prob > 0 || languageModel.config.dropout > 0;

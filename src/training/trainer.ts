@@ -28,6 +28,12 @@ export const trainerKeys = {
   badStepsAllowed: z.int().nonnegative().default(5),
 } as const;
 
+/** For `refine` of every training configuration: a batch is cut into equal parts. */
+export const equalParts = [
+  ({ batchSize, accumulate }: { readonly batchSize: number; readonly accumulate: number }): boolean => batchSize % accumulate === 0,
+  { path: ["batchSize"], message: "must be a multiple of accumulate" },
+] as const;
+
 export type TrainerConfig = z.infer<z.ZodObject<typeof trainerKeys>>;
 
 /** What a stage brings: its graph, its data and its measures. */
@@ -113,10 +119,11 @@ export async function train(device: Device, task: Task, config: TrainerConfig, r
       }
     }
     const rate = learningRate(config.learningRate, step, config.steps);
-    const { gradientNorm } = await optimizer.update(step + 1, rate, 1 / config.accumulate);
+    const isUsable = Number.isFinite(metrics["loss"]!);
+    const { gradientNorm } = isUsable ? await optimizer.update(step + 1, rate, 1 / config.accumulate) : { gradientNorm: NaN };
     step += 1;
 
-    if (!Number.isFinite(gradientNorm) || !Number.isFinite(metrics["loss"]!)) {
+    if (!Number.isFinite(gradientNorm)) {
       badSteps += 1;
       await run.log({ step, skipped: "gradients not finite" });
       hooks.log?.(`step ${step}: the gradients are not finite; the step was skipped`);
@@ -138,13 +145,14 @@ export async function train(device: Device, task: Task, config: TrainerConfig, r
       [sums, counted, clock] = [{}, 0, performance.now()];
     }
     hooks.onProgress?.({ step, total: config.steps, detail: `loss ${metrics["loss"]!.toFixed(3)}` });
-    if (step % config.checkpointEvery === 0 || isLast) await save();
     if (step % config.evaluateEvery === 0 || isLast) {
       const measured = rounded({ step, ...(await task.evaluate()) });
       last = { ...last, ...measured };
       await run.log(measured);
       clock = performance.now();
     }
+    // Last, so that a run that dies while it measures takes that measure when it is resumed.
+    if (step % config.checkpointEvery === 0 || isLast) await save();
   }
   const values = await device.read(declared.map(({ name }) => slots.weight(name)));
   const weights = new Map(declared.map(({ name }) => [name, values[slots.weight(name)]!]));

@@ -6,6 +6,7 @@
  * the last but one block, so the last block is dropped at the end (paper section 3.3).
  */
 import { z } from "zod";
+import { checkTensors } from "../checkpoints/model-folder.js";
 import { input, integer, ops, type Device, type HostTensors, type Program, type Tensor } from "../engine/index.js";
 import type { CaptionedPicture } from "../data/caption-set.js";
 import { PictureCache } from "../data/picture-cache.js";
@@ -24,7 +25,9 @@ import { clipLoss } from "../objectives/clip.js";
 import { crossEntropy, ignoreIndex } from "../objectives/cross-entropy.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import { newlineId } from "./language-model.js";
-import { trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
+import { slots } from "./optimizer.js";
+import { checkpointOf } from "./run-folder.js";
+import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
 export const visionConfigSchema = z.strictObject({
   /** A folder with captions_train.json, captions_validation.json and their pictures. */
@@ -48,8 +51,10 @@ export const visionConfigSchema = z.strictObject({
   sharedSize: z.int().positive().default(128),
   /** Weight of the patch classification; 0 leaves it out, and must be 0 without scenes_<split>.json. */
   patchWeight: z.number().nonnegative().default(0),
+  /** Folder of an earlier run of the same sizes whose weights this one starts from. */
+  start: z.string().optional(),
   ...trainerKeys,
-});
+}).refine(...equalParts);
 
 export type VisionConfig = z.infer<typeof visionConfigSchema>;
 
@@ -178,7 +183,7 @@ export async function visionTask(device: Device, config: VisionConfig, tokenizer
   const vision = blip2VisionConfigOf(config);
   const parameters = new Parameters(() => true);
   const towers = new ContrastiveTowers(vision, textTowerConfigOf(config, tokenizer), config.sharedSize, parameters);
-  const size = Math.ceil(config.batchSize / config.accumulate);
+  const size = config.batchSize / config.accumulate;
   const side = vision.image_size;
   const pixels = input("pixel_values", "float32", [size, 3, side, side]);
   const { ids, mask, ends } = textInputs();
@@ -198,7 +203,7 @@ export async function visionTask(device: Device, config: VisionConfig, tokenizer
   return {
     parameters,
     weights: new Map(),
-    start: initialise(parameters.trainable, config.seed),
+    start: await startOf(config, parameters),
     loss,
     metrics,
     batch: async (step, part) => {
@@ -214,6 +219,18 @@ export async function visionTask(device: Device, config: VisionConfig, tokenizer
     },
     evaluate: () => measure(data.validation, cache, preprocessing),
   };
+}
+
+async function startOf({ start, seed }: VisionConfig, parameters: Parameters): Promise<ReadonlyMap<string, HostTensor>> {
+  if (start === undefined) return initialise(parameters.trainable, seed);
+  const { tensors } = await checkpointOf(start);
+  const named = (name: string): HostTensor | undefined => tensors.get(slots.weight(name));
+  checkTensors(
+    parameters.shapes,
+    new Map(parameters.trainable.flatMap(({ name }) => (named(name) === undefined ? [] : [[name, named(name)!]]))),
+    start,
+  );
+  return new Map(parameters.trainable.map(({ name }) => [name, named(name)!]));
 }
 
 function textInputs(): { readonly ids: Tensor; readonly mask: Tensor; readonly ends: Tensor } {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { mkdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { JsonObject } from "../../src/checkpoints/json-file.js";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
@@ -17,7 +17,6 @@ const device = testDevice();
 let root: string;
 beforeAll(async () => {
   root = await temporaryFolder();
-  await mkdir(root, { recursive: true });
 });
 afterAll(async () => {
   await device.close();

@@ -1,8 +1,7 @@
 /** Model folders for tests: a whole BLIP-2 with tiny random weights, and the golden models as folders. */
-import { mkdir } from "node:fs/promises";
+import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { mkdtemp } from "node:fs/promises";
 import { writeModelFolder } from "../../src/checkpoints/model-folder.js";
 import type { JsonObject } from "../../src/checkpoints/json-file.js";
 import type { HostTensor } from "../../src/host-tensor.js";
@@ -28,7 +27,7 @@ export interface TinyModel {
 }
 
 /** The config.json of a tiny model. */
-export function tinyConfig(vocabulary: number, endId: number, imageSize = 16): JsonObject {
+function tinyConfig(vocabulary: number, endId: number, imageSize = 16): JsonObject {
   return {
     architectures: ["Blip2ForConditionalGeneration"],
     model_type: "blip-2",
@@ -142,8 +141,6 @@ export async function writeGoldenModel(
 }
 
 /** A new folder for temporary files. */
-export async function temporaryFolder(): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), "blip2-test-"));
-  await mkdir(folder, { recursive: true });
-  return folder;
+export function temporaryFolder(): Promise<string> {
+  return mkdtemp(join(tmpdir(), "blip2-test-"));
 }

@@ -101,7 +101,7 @@ describe("starting values", () => {
   it("are equal where two parameters name the same draw", () => {
     const parameters = new Parameters(() => true);
     for (const name of ["query", "key"])
-      parameters.scope().tensor(name, [20], { ...normal(1), draw: "attention" });
+      parameters.scope().tensor(name, [20], { kind: "normal", std: 1, draw: "attention" });
     parameters.scope().tensor("value", [20], normal(1));
     const values = initialise(parameters.all, 1);
     expect(values.get("key")!.data).toEqual(values.get("query")!.data);

@@ -45,7 +45,7 @@ export const demo = defineVerb({
     }
     await mkdir(path.dirname(path.resolve(out)), { recursive: true });
     await writeFileAtomic(out, page(shown, { model: path.basename(folder), loadSeconds }));
-    output.table(shown.map(({ bytes: _, ...row }) => row));
+    output.table(shown.map(({ picture, caption, seconds: taken }) => ({ picture, caption, seconds: taken })));
     log(`${out}: the pictures with their captions; open it in a browser`);
   },
 });
@@ -68,7 +68,7 @@ function page(
 ): string {
   const total = shown.reduce((sum, row) => sum + row.seconds, 0);
   const figures = shown.map(({ picture, caption, seconds: taken, bytes }) => {
-    const kind = /png$/.test(picture) ? "png" : /webp$/.test(picture) ? "webp" : "jpeg";
+    const kind = path.extname(picture).slice(1).replace("jpg", "jpeg");
     const source = `data:image/${kind};base64,${Buffer.from(bytes).toString("base64")}`;
     return `      <figure>
         <img src="${source}" alt="${escape(caption)}" width="384" height="384">

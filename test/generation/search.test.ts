@@ -1,0 +1,234 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { InternalError, InterruptedError } from "../../src/errors.js";
+import { generateTokens, generationSteps } from "../../src/generation/generate.js";
+import { logSoftmax } from "../../src/generation/logits.js";
+import { BeamSearch, GreedySearch, type Search, type SearchSettings } from "../../src/generation/search.js";
+import type { Stepper } from "../../src/generation/stepper.js";
+import { float32Tensor, int64Tensor } from "../../src/host-tensor.js";
+
+const usual: SearchSettings = {
+  maxNewTokens: 6,
+  minNewTokens: 0,
+  numBeams: 1,
+  numReturnSequences: 1,
+  lengthPenalty: 1,
+  earlyStopping: false,
+  repetitionPenalty: 1,
+  endIds: [0],
+};
+
+/** A language model without a network: logits are a fixed, wild function of the ids so far. */
+const logitsOf = (seed: number, ids: readonly number[], vocabulary: number): Float32Array =>
+  Float32Array.from({ length: vocabulary }, (_, token) => {
+    let hash = (seed + 1) * 2654435761;
+    for (const id of [...ids, -1 - token]) hash = Math.imul(hash ^ (id + 0x9e37), 0x85ebca6b) ^ (hash >>> 13);
+    return ((hash >>> 8) % 10_000) / 2_000;
+  });
+
+class FakeStepper implements Stepper {
+  disposals = 0;
+  private sequences: readonly (readonly number[])[] = [];
+
+  constructor(
+    private readonly seed: number,
+    private readonly vocabulary: number,
+    private readonly onAdvance: () => void = () => {},
+  ) {}
+
+  private async logits(): Promise<readonly Float32Array[]> {
+    return this.sequences.map((ids) => logitsOf(this.seed, ids, this.vocabulary));
+  }
+
+  prefill({ ids }: { ids: { dims: readonly number[]; data: ArrayLike<unknown> } }) {
+    const [batch, length] = ids.dims as [number, number];
+    this.sequences = Array.from({ length: batch }, (_, b) =>
+      Array.from({ length }, (_, t) => Number(ids.data[b * length + t])),
+    );
+    return this.logits();
+  }
+
+  advance(parents: readonly number[], tokens: readonly number[]) {
+    this.onAdvance();
+    this.sequences = parents.map((parent, n) => [...this.sequences[parent]!, tokens[n]!]);
+    return this.logits();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.disposals++;
+  }
+}
+
+const promptOf = (rows: readonly (readonly number[])[]) => {
+  const dims = [rows.length, rows[0]!.length];
+  return {
+    embeddings: float32Tensor([], [rows.length, 0, 1]),
+    ids: int64Tensor(rows.flat(), dims),
+    mask: int64Tensor(Array<number>(dims[0]! * dims[1]!).fill(1), dims),
+  };
+};
+
+const find = (
+  seed: number,
+  rows: readonly (readonly number[])[],
+  vocabulary: number,
+  settings: SearchSettings,
+) => generateTokens(new FakeStepper(seed, vocabulary), promptOf(rows), settings);
+
+describe("searching", () => {
+  it("gives each prompt of a batch what it finds for it alone", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.nat(1000),
+        fc.array(
+          fc.nat(5).map((id) => [id]),
+          { minLength: 1, maxLength: 4 },
+        ),
+        fc.integer({ min: 1, max: 4 }),
+        fc.constantFrom(-1, 0, 0.5, 2),
+        fc.constantFrom(false, true, "never" as const),
+        fc.integer({ min: 0, max: 4 }),
+        async (seed, rows, numBeams, lengthPenalty, earlyStopping, minNewTokens) => {
+          const settings = {
+            ...usual,
+            numBeams,
+            numReturnSequences: numBeams,
+            lengthPenalty,
+            earlyStopping,
+            minNewTokens,
+          };
+          const together = await find(seed, rows, 6, settings);
+          for (const [b, row] of rows.entries()) {
+            const [alone] = await find(seed, [row], 6, settings);
+            expect(together[b]).toEqual(alone);
+          }
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+
+  it("with one beam is greedy search", () => {
+    fc.assert(
+      fc.property(
+        fc.nat(1000),
+        fc.constantFrom(-1, 0, 1, 2),
+        fc.integer({ min: 0, max: 3 }),
+        (seed, lengthPenalty, minNewTokens) => {
+          const settings = { ...usual, lengthPenalty, minNewTokens };
+          const run = (search: Search): readonly number[] => {
+            let ids: number[] = [];
+            for (;;) {
+              const [next] = search.next([logitsOf(seed, ids, 6)]);
+              if (next === undefined) return search.results[0]!.tokenIds;
+              ids = [...ids, next.token];
+            }
+          };
+          expect(run(new BeamSearch(settings, []))).toEqual(run(new GreedySearch(settings, [])));
+        },
+      ),
+    );
+  });
+
+  it("with enough beams finds the most likely of all sequences", async () => {
+    const vocabulary = 3;
+    const length = 3;
+    for (let seed = 0; seed < 20; seed++) {
+      let best = { ids: [] as number[], sum: -Infinity };
+      const visit = (ids: number[], sum: number): void => {
+        if (ids.at(-1) === 0 || ids.length === length) {
+          if (sum > best.sum) best = { ids, sum };
+          return;
+        }
+        const logProbabilities = logSoftmax(logitsOf(seed, [1, ...ids], vocabulary));
+        for (let token = 0; token < vocabulary; token++)
+          visit([...ids, token], sum + logProbabilities[token]!);
+      };
+      visit([], 0);
+      const settings = { ...usual, maxNewTokens: length, numBeams: vocabulary ** length, lengthPenalty: 0 };
+      const [[found] = []] = await find(seed, [[1]], vocabulary, settings);
+      expect(found!.tokenIds).toEqual(best.ids);
+      expect(found!.logProbability).toBeCloseTo(best.sum, 4);
+      expect(found!.score).toBeCloseTo(best.sum, 4);
+    }
+  });
+
+  it("reports the model's log-probability, whatever the search ranks by", async () => {
+    for (const settings of [
+      { ...usual, repetitionPenalty: 1.4, minNewTokens: 3 },
+      { ...usual, repetitionPenalty: 1.4, minNewTokens: 3, numBeams: 3, lengthPenalty: 2 },
+    ]) {
+      const [[found] = []] = await find(5, [[2]], 6, settings);
+      let [ids, sum] = [[2], 0];
+      for (const token of found!.tokenIds) {
+        sum += logSoftmax(logitsOf(5, ids, 6))[token]!;
+        ids = [...ids, token];
+      }
+      expect(found!.logProbability).toBeCloseTo(sum, 4);
+    }
+  });
+
+  it("keeps to the shortest and the longest length", async () => {
+    for (let seed = 0; seed < 10; seed++) {
+      for (const numBeams of [1, 3]) {
+        const [[found] = []] = await find(seed, [[1]], 4, {
+          ...usual,
+          numBeams,
+          minNewTokens: 4,
+          maxNewTokens: 5,
+        });
+        expect(found!.tokenIds.slice(0, 3)).not.toContain(0);
+        expect(found!.tokenIds.length).toBeGreaterThanOrEqual(4);
+        expect(found!.tokenIds.length).toBeLessThanOrEqual(5);
+      }
+    }
+  });
+
+  it("knows several end tokens, and none", async () => {
+    const ends = [0, 1, 2, 3, 4];
+    const [[short] = []] = await find(1, [[1]], 5, { ...usual, numBeams: 2, endIds: ends });
+    expect(short!.tokenIds).toHaveLength(1);
+    const [[long] = []] = await find(1, [[1]], 5, { ...usual, numBeams: 2, endIds: [] });
+    expect(long!.tokenIds).toHaveLength(usual.maxNewTokens);
+  });
+
+  it("says so when the logits are not numbers", async () => {
+    const broken = new Float32Array(4).fill(NaN);
+    expect(() => new GreedySearch(usual, []).next([broken])).toThrow(InternalError);
+    expect(() => new BeamSearch({ ...usual, numBeams: 2 }, []).next([broken])).toThrow(InternalError);
+  });
+});
+
+describe("the end of a generation", () => {
+  const settings = { ...usual, endIds: [] };
+
+  it("disposes of the stepper once, when it is done", async () => {
+    const stepper = new FakeStepper(1, 5);
+    await generateTokens(stepper, promptOf([[1]]), settings);
+    expect(stepper.disposals).toBe(1);
+  });
+
+  it("disposes of it after an abort, which ends the work before the next token", async () => {
+    const controller = new AbortController();
+    let advances = 0;
+    const stepper = new FakeStepper(1, 5, () => {
+      if (++advances === 2) controller.abort();
+    });
+    const run = generateTokens(stepper, promptOf([[1]]), settings, controller.signal);
+    await expect(run).rejects.toThrow(InterruptedError);
+    expect([advances, stepper.disposals]).toEqual([2, 1]);
+  });
+
+  it("disposes of it after an error, and when the caller has heard enough", async () => {
+    const failing = new FakeStepper(1, 5, () => {
+      throw new Error("broken");
+    });
+    await expect(generateTokens(failing, promptOf([[1]]), settings)).rejects.toThrow("broken");
+    expect(failing.disposals).toBe(1);
+    const left = new FakeStepper(1, 5);
+    for await (const [search] of generationSteps(left, promptOf([[1]]), settings)) {
+      if (search!.results[0]!.tokenIds.length === 2) break;
+    }
+    expect(left.disposals).toBe(1);
+  });
+});
