@@ -3,24 +3,10 @@ import { InternalError } from "./errors.js";
 
 /** Element types. `float16` and `bfloat16` are held as their bit patterns in a `Uint16Array`. */
 export type DType =
-  | "float32"
-  | "float16"
-  | "bfloat16"
-  | "int64"
-  | "int32"
-  | "uint64"
-  | "uint8"
-  | "int8"
-  | "bool";
+  "float32" | "float16" | "bfloat16" | "int64" | "int32" | "uint64" | "uint8" | "int8" | "bool";
 
 export type TypedArray =
-  | Float32Array
-  | Uint16Array
-  | BigInt64Array
-  | BigUint64Array
-  | Int32Array
-  | Uint8Array
-  | Int8Array;
+  Float32Array | Uint16Array | BigInt64Array | BigUint64Array | Int32Array | Uint8Array | Int8Array;
 
 /** A dense tensor in row-major order. */
 export interface HostTensor {
@@ -60,7 +46,9 @@ export function int64Tensor(values: ArrayLike<number> | BigInt64Array, dims: rea
 
 function checked(tensor: HostTensor): HostTensor {
   if (tensor.data.length !== elementCount(tensor.dims)) {
-    throw new InternalError(`host tensor: [${tensor.dims.join(", ")}] needs ${elementCount(tensor.dims)} values, got ${tensor.data.length}`);
+    throw new InternalError(
+      `host tensor: [${tensor.dims.join(", ")}] needs ${elementCount(tensor.dims)} values, got ${tensor.data.length}`,
+    );
   }
   return tensor;
 }

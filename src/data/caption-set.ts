@@ -50,17 +50,26 @@ export async function readCaptionSet(folder: string, split: string): Promise<rea
   }
   const some = (items: Iterable<unknown>): string => [...items].slice(0, 5).join(", ");
   if (orphans.size > 0) {
-    throw new UserError(`${path}: ${orphans.size} pictures have captions but are not listed under "images": ${some(orphans)}`);
+    throw new UserError(
+      `${path}: ${orphans.size} pictures have captions but are not listed under "images": ${some(orphans)}`,
+    );
   }
   const pictures = images
     .map(({ id, file_name: file }) => ({ id, file: join(folder, file), captions: captions.get(id)! }))
     .filter((picture) => picture.captions.length > 0);
-  if (pictures.length === 0) throw new UserError(`${path}: the data set is empty: at least one picture with a caption is needed`);
+  if (pictures.length === 0)
+    throw new UserError(`${path}: the data set is empty: at least one picture with a caption is needed`);
   const missing: string[] = [];
   for (const { file } of pictures) {
-    const isThere = await access(file).then(() => true, () => false);
+    const isThere = await access(file).then(
+      () => true,
+      () => false,
+    );
     if (!isThere) missing.push(file);
   }
-  if (missing.length > 0) throw new UserError(`${path}: ${missing.length} of ${pictures.length} pictures are not there: ${some(missing)}`);
+  if (missing.length > 0)
+    throw new UserError(
+      `${path}: ${missing.length} of ${pictures.length} pictures are not there: ${some(missing)}`,
+    );
   return pictures;
 }

@@ -11,7 +11,9 @@ export class PictureCache {
   get(file: string): Promise<RgbImage> {
     let picture = this.known.get(file);
     if (picture === undefined) {
-      picture = loadImage(file).then((image) => resizeBicubic(image, { width: this.side, height: this.side }));
+      picture = loadImage(file).then((image) =>
+        resizeBicubic(image, { width: this.side, height: this.side }),
+      );
       this.known.set(file, picture);
     }
     return picture;

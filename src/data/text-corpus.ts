@@ -6,7 +6,9 @@ import { UserError } from "../errors.js";
 const recordSchema = z.object({
   description: z.string().min(1),
   captions: z.array(z.string().min(1)).min(1),
-  questions: z.array(z.object({ question: z.string().min(1), answer: z.string().min(1), type: z.string().min(1) })),
+  questions: z.array(
+    z.object({ question: z.string().min(1), answer: z.string().min(1), type: z.string().min(1) }),
+  ),
 });
 
 export type DescribedScene = z.infer<typeof recordSchema>;

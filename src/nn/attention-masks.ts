@@ -19,7 +19,10 @@ function columns(mask: Tensor): Tensor {
 /** bool [1, 1, rows, columns], true where the column is not after the row; row r stands at `offset + r`. */
 function causal(rows: Dim, columnCount: Dim, offset: Dim): Tensor {
   const row = ops.slice(ops.range(columnCount), 0, offset, rows);
-  return ops.lessOrEqual(ops.reshape(ops.range(columnCount), [1, 1, 1, columnCount]), ops.reshape(row, [1, 1, rows, 1]));
+  return ops.lessOrEqual(
+    ops.reshape(ops.range(columnCount), [1, 1, 1, columnCount]),
+    ops.reshape(row, [1, 1, rows, 1]),
+  );
 }
 
 /**

@@ -5,7 +5,10 @@ import type { DeclaredParameter, Initialiser } from "./parameters.js";
 /** A value for each parameter. The draws of one name do not depend on which others exist. */
 export function initialise(parameters: readonly DeclaredParameter[], seed: number): Map<string, HostTensor> {
   return new Map(
-    parameters.map(({ name, shape, initialiser }) => [name, float32Tensor(draw(initialiser, shape, randomSource(`${seed} ${name}`)), shape)]),
+    parameters.map(({ name, shape, initialiser }) => [
+      name,
+      float32Tensor(draw(initialiser, shape, randomSource(`${seed} ${name}`)), shape),
+    ]),
   );
 }
 
@@ -21,10 +24,15 @@ function draw(initialiser: Initialiser, shape: readonly number[], random: () => 
     case "uniform":
       return values.map(() => (2 * random() - 1) * initialiser.bound);
     case "normal":
-      return values.map(() => initialiser.std * Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()));
+      return values.map(
+        () => initialiser.std * Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()),
+      );
     case "sinusoids": {
       const width = shape.at(-1)!;
-      return values.map((_, index) => initialiser.amplitude * sinusoid(Math.floor(index / width), index % width, width, initialiser.base));
+      return values.map(
+        (_, index) =>
+          initialiser.amplitude * sinusoid(Math.floor(index / width), index % width, width, initialiser.base),
+      );
     }
     case "gridSinusoids": {
       const [positions, width] = shape.slice(-2) as [number, number];

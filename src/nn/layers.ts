@@ -15,7 +15,8 @@ export class Linear {
 
   constructor(scope: Scope, inSize: number, outSize: number, options: LinearOptions = {}) {
     this.weight = scope.tensor("weight", [outSize, inSize], options.weightInit ?? normal(0.02));
-    this.bias = (options.bias ?? true) ? scope.tensor("bias", [outSize], options.biasInit ?? zeros) : undefined;
+    this.bias =
+      (options.bias ?? true) ? scope.tensor("bias", [outSize], options.biasInit ?? zeros) : undefined;
   }
 
   /** [..., in] -> [..., out]. */

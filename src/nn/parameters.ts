@@ -40,7 +40,10 @@ export class Parameters {
   declare(name: string, shape: readonly number[], initialiser: Initialiser): Tensor {
     const known = this.byName.get(name);
     if (known !== undefined) {
-      if (known.shape.join() !== shape.join()) throw new InternalError(`parameter ${name} is declared as [${known.shape.join(", ")}] and [${shape.join(", ")}]`);
+      if (known.shape.join() !== shape.join())
+        throw new InternalError(
+          `parameter ${name} is declared as [${known.shape.join(", ")}] and [${shape.join(", ")}]`,
+        );
       return known.tensor;
     }
     const trainable = this.isTrainable(name);

@@ -9,7 +9,11 @@ import { crossEntropy } from "./cross-entropy.js";
 const largestScale = 100;
 
 /** images: unit rows [B, E], texts: unit rows [B + N, E], own ones first; logScale: scalar. B is fixed. */
-export function clipLoss(images: Tensor, texts: Tensor, logScale: Tensor): { readonly loss: Tensor; readonly accuracy: Tensor } {
+export function clipLoss(
+  images: Tensor,
+  texts: Tensor,
+  logScale: Tensor,
+): { readonly loss: Tensor; readonly accuracy: Tensor } {
   const size = images.shape[0]!;
   const scale = ops.exp(ops.minimum(logScale, Math.log(largestScale)));
   const logits = ops.mul(ops.gemm(images, texts, { transB: true }), scale);

@@ -23,7 +23,12 @@ export interface Similarities {
 }
 
 /** images: unit rows [B, Q, E], texts: unit rows [B, E], temperature: scalar. */
-export function similarities(images: Tensor, texts: Tensor, gathered: Gathered, temperature: Tensor): Similarities {
+export function similarities(
+  images: Tensor,
+  texts: Tensor,
+  gathered: Gathered,
+  temperature: Tensor,
+): Similarities {
   return {
     imageToText: ops.div(ops.transpose(maxOverQueries(gathered.texts, images), [1, 0]), temperature),
     textToImage: ops.div(maxOverQueries(texts, gathered.images), temperature),
@@ -53,11 +58,17 @@ export function contrastiveLoss({ imageToText, textToImage }: Similarities, labe
  * The form for several texts per picture: all pairs of one picture share the target evenly.
  * samePicture: bool [B, N].
  */
-export function contrastiveLossWithIds({ imageToText, textToImage }: Similarities, samePicture: Tensor): Tensor {
+export function contrastiveLossWithIds(
+  { imageToText, textToImage }: Similarities,
+  samePicture: Tensor,
+): Tensor {
   const positive = ops.cast(samePicture, "float32");
   const even = ops.div(positive, ops.reduceSum(positive, [-1], { keepDims: true }));
   const columns = ops.reduceSum(ops.add(ops.mul(positive, 0), 1), [-1], { keepDims: true });
   const targets = ops.add(ops.mul(even, 1 - contrastiveSmoothing), ops.div(contrastiveSmoothing, columns));
-  const sum = ops.add(softTargetCrossEntropy(imageToText, targets), softTargetCrossEntropy(textToImage, targets));
+  const sum = ops.add(
+    softTargetCrossEntropy(imageToText, targets),
+    softTargetCrossEntropy(textToImage, targets),
+  );
   return ops.mul(sum, 0.5);
 }

@@ -18,6 +18,8 @@ export function negativeChances(similarity: Tensor, own: Tensor): Tensor {
  */
 export function drawNegatives(similarity: Tensor, own: Tensor, seed: Tensor, stream: number): Tensor {
   const logits = ops.where(own, ownPair, ops.stopGradient(similarity));
-  const noise = ops.neg(ops.log(ops.neg(ops.log(ops.maximum(ops.uniform(seed, stream, logits.shape), 1e-20)))));
+  const noise = ops.neg(
+    ops.log(ops.neg(ops.log(ops.maximum(ops.uniform(seed, stream, logits.shape), 1e-20)))),
+  );
   return ops.argmax(ops.add(logits, noise));
 }

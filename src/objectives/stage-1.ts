@@ -108,7 +108,11 @@ export function stage1Losses(model: FirstStage, batch: Stage1Batch, options: Sta
     mask: cachedMultimodalCausalMask(mask, model.branch.queryTokens.count),
     dropout,
   });
-  const labels = ops.where(ops.equal(decoderIds, integer(options.padTokenId)), integer(ignoreIndex), decoderIds);
+  const labels = ops.where(
+    ops.equal(decoderIds, integer(options.padTokenId)),
+    integer(ignoreIndex),
+    decoderIds,
+  );
   const itg = nextTokenLoss(model.textHead.forward(textOutput), labels, generationSmoothing);
 
   const parts = { itc, itm, itg };
@@ -125,7 +129,10 @@ function ownPairs(size: number, pictureIds: Tensor | undefined): Tensor {
 function draw({ imageToText, textToImage }: Similarities, own: Tensor, seed: Tensor | undefined): Negatives {
   if (seed === undefined) throw new InternalError("stage 1: hard negatives need a seed, or must be given");
   // Streams far above those that dropout uses.
-  return { images: drawNegatives(textToImage, own, seed, 1_000_001), texts: drawNegatives(imageToText, own, seed, 1_000_002) };
+  return {
+    images: drawNegatives(textToImage, own, seed, 1_000_001),
+    texts: drawNegatives(imageToText, own, seed, 1_000_002),
+  };
 }
 
 function matchingLoss(
@@ -141,9 +148,12 @@ function matchingLoss(
   // Pairs in order: matching; wrong image (two-class form only); wrong text.
   const images = (x: Tensor): Tensor =>
     ops.concat(form === "two-class" ? [x, ops.gatherRows(x, negatives.images), x] : [x, x], 0);
-  const texts = (x: Tensor): Tensor => ops.concat(form === "two-class" ? [x, x, negativeText(x)] : [x, negativeText(x)], 0);
+  const texts = (x: Tensor): Tensor =>
+    ops.concat(form === "two-class" ? [x, x, negativeText(x)] : [x, negativeText(x)], 0);
   const pairs = form === "two-class" ? 3 * size : 2 * size;
-  const pairImage = new Map([...image].map(([layer, { key, value }]) => [layer, { key: images(key), value: images(value) }]));
+  const pairImage = new Map(
+    [...image].map(([layer, { key, value }]) => [layer, { key: images(key), value: images(value) }]),
+  );
   const queries = model.branch.queryTokens;
   const { lastHiddenState } = model.branch.qformer.forward({
     queries: queries.forward(pairs),
@@ -153,9 +163,13 @@ function matchingLoss(
     dropout,
   });
   // The decision is the mean of the queries' logits: [pairs, classes].
-  const logits = ops.reduceMean(model.matchingHead.forward(ops.slice(lastHiddenState, 1, 0, queries.count)), [1]);
+  const logits = ops.reduceMean(
+    model.matchingHead.forward(ops.slice(lastHiddenState, 1, 0, queries.count)),
+    [1],
+  );
   const matches = ops.less(ops.range(pairs), integer(size));
-  const right = (decision: Tensor): Tensor => ops.reduceMean(ops.where(ops.equal(decision, ops.cast(matches, "int64")), 1, 0));
+  const right = (decision: Tensor): Tensor =>
+    ops.reduceMean(ops.where(ops.equal(decision, ops.cast(matches, "int64")), 1, 0));
   if (form === "two-class") {
     return { itm: crossEntropy(logits, ops.cast(matches, "int64")), itmAccuracy: right(ops.argmax(logits)) };
   }

@@ -22,7 +22,12 @@ export interface Stage2Batch {
 }
 
 /** -> scalar. */
-export function softPromptLoss(bridge: SecondStage, languageModel: Opt, batch: Stage2Batch, dropout?: Dropout): Tensor {
+export function softPromptLoss(
+  bridge: SecondStage,
+  languageModel: Opt,
+  batch: Stage2Batch,
+  dropout?: Dropout,
+): Tensor {
   const { softPrompt } = bridge.forward(batch.features, dropout);
   const queries = bridge.config.queryCount;
   const { lastHiddenState } = languageModel.forward({
@@ -38,7 +43,11 @@ export function softPromptLoss(bridge: SecondStage, languageModel: Opt, batch: S
 }
 
 /** The loss of a language model on text alone. */
-export function languageModelLoss(languageModel: Opt, batch: Omit<Stage2Batch, "features">, dropout?: Dropout): Tensor {
+export function languageModelLoss(
+  languageModel: Opt,
+  batch: Omit<Stage2Batch, "features">,
+  dropout?: Dropout,
+): Tensor {
   const { lastHiddenState } = languageModel.forward({
     inputsEmbeds: languageModel.embed(batch.ids),
     attentionMask: batch.mask,

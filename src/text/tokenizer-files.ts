@@ -23,6 +23,8 @@ const tokenizerFileNames = [
 export async function readTokenizerFiles(folder: string): Promise<Record<string, string>> {
   const present = (await readdir(folder)).filter((name) => tokenizerFileNames.includes(name));
   return Object.fromEntries(
-    await Promise.all(present.map(async (name) => [name, await readFile(join(folder, name), "utf8")] as const)),
+    await Promise.all(
+      present.map(async (name) => [name, await readFile(join(folder, name), "utf8")] as const),
+    ),
   );
 }

@@ -10,12 +10,12 @@ import { Random } from "../data/random.js";
 import { ShuffledPasses } from "../data/shuffle.js";
 import type { DescribedScene } from "../data/text-corpus.js";
 import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
-import { initialise } from "../nn/initialise.js";
 import { normal, Parameters } from "../nn/parameters.js";
 import { ignoreIndex } from "../objectives/cross-entropy.js";
 import { languageModelLoss } from "../objectives/stage-2.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import { paddedBatch, type TokenRow } from "./token-rows.js";
+import { startWeights } from "./start-weights.js";
 import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
 export const languageModelConfigSchema = z.strictObject({
@@ -51,6 +51,8 @@ export const languageModelConfigSchema = z.strictObject({
    * something up is found far sooner where there is little to look in.
    */
   curriculumSteps: z.int().nonnegative().default(0),
+  /** Folder of an earlier run of the same sizes whose weights this one starts from. */
+  start: z.string().optional(),
   ...trainerKeys,
 }).refine(...equalParts);
 
@@ -103,7 +105,7 @@ export async function languageModelTask(
     parameters,
     model,
     weights: new Map(),
-    start: initialise(parameters.trainable, config.seed),
+    start: await startWeights(parameters, config.seed, config.start),
     loss,
     metrics: {},
     batch: (step, part) => {

@@ -59,7 +59,8 @@ export async function readFrozenLanguageModel(path: string): Promise<FrozenLangu
   if (type !== "opt") throw new UserError(`${path}: model_type "${String(type)}" is no language model that stage 2 can use (opt)`);
   const config = optConfigSchema.parse(folder.config);
   const parameters = new Parameters(() => false);
-  new Opt(config, parameters.scope());
+  const { embeddingSize } = new Opt(config, parameters.scope());
+  if (embeddingSize !== config.hidden_size) throw new UserError(`${path}: stage 2 needs a language model whose words are as wide as its layers (${embeddingSize} and ${config.hidden_size})`);
   // The head is the word table; files that store it twice are read all the same.
   checkTensors(parameters.shapes, folder.weights.tensors, path, { ignored: (name) => name === "lm_head.weight" });
   const tensors = await folder.weights.readAll(parameters.shapes.keys());

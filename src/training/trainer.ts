@@ -29,10 +29,10 @@ export const trainerKeys = {
 } as const;
 
 /** For `refine` of every training configuration: a batch is cut into equal parts. */
-export const equalParts = [
-  ({ batchSize, accumulate }: { readonly batchSize: number; readonly accumulate: number }): boolean => batchSize % accumulate === 0,
+export const equalParts: [check: (config: { batchSize: number; accumulate: number }) => boolean, problem: { path: string[]; message: string }] = [
+  ({ batchSize, accumulate }) => batchSize % accumulate === 0,
   { path: ["batchSize"], message: "must be a multiple of accumulate" },
-] as const;
+];
 
 export type TrainerConfig = z.infer<z.ZodObject<typeof trainerKeys>>;
 

@@ -6,7 +6,6 @@
  * the last but one block, so the last block is dropped at the end (paper section 3.3).
  */
 import { z } from "zod";
-import { checkTensors } from "../checkpoints/model-folder.js";
 import { input, integer, ops, type Device, type HostTensors, type Program, type Tensor } from "../engine/index.js";
 import type { CaptionedPicture } from "../data/caption-set.js";
 import { PictureCache } from "../data/picture-cache.js";
@@ -18,15 +17,13 @@ import { int64Tensor, type HostTensor } from "../host-tensor.js";
 import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
 import { Blip2VisionModel, blip2VisionConfigSchema, type Blip2VisionConfig } from "../models/blip-2-vision.js";
 import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
-import { initialise } from "../nn/initialise.js";
 import { LayerNorm, Linear } from "../nn/layers.js";
 import { normal, Parameters } from "../nn/parameters.js";
 import { clipLoss } from "../objectives/clip.js";
 import { crossEntropy, ignoreIndex } from "../objectives/cross-entropy.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import { newlineId } from "./language-model.js";
-import { slots } from "./optimizer.js";
-import { checkpointOf } from "./run-folder.js";
+import { startWeights } from "./start-weights.js";
 import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
 export const visionConfigSchema = z.strictObject({
@@ -203,7 +200,7 @@ export async function visionTask(device: Device, config: VisionConfig, tokenizer
   return {
     parameters,
     weights: new Map(),
-    start: await startOf(config, parameters),
+    start: await startWeights(parameters, config.seed, config.start),
     loss,
     metrics,
     batch: async (step, part) => {
@@ -219,18 +216,6 @@ export async function visionTask(device: Device, config: VisionConfig, tokenizer
     },
     evaluate: () => measure(data.validation, cache, preprocessing),
   };
-}
-
-async function startOf({ start, seed }: VisionConfig, parameters: Parameters): Promise<ReadonlyMap<string, HostTensor>> {
-  if (start === undefined) return initialise(parameters.trainable, seed);
-  const { tensors } = await checkpointOf(start);
-  const named = (name: string): HostTensor | undefined => tensors.get(slots.weight(name));
-  checkTensors(
-    parameters.shapes,
-    new Map(parameters.trainable.flatMap(({ name }) => (named(name) === undefined ? [] : [[name, named(name)!]]))),
-    start,
-  );
-  return new Map(parameters.trainable.map(({ name }) => [name, named(name)!]));
 }
 
 function textInputs(): { readonly ids: Tensor; readonly mask: Tensor; readonly ends: Tensor } {

@@ -12,7 +12,7 @@ const at = (name: string): string => join(root, name);
 
 beforeAll(async () => {
   root = await temporaryFolder();
-  model = await writeTinyModel(at("tiny"));
+  model = await writeTinyModel(at("tiny"), { files: { "generation_config.json": { max_new_tokens: 4 } } });
   small = ["--model", model, "--max-new-tokens", "2"];
   const square = { create: { width: 20, height: 20, channels: 3, background: "#c33" } } as const;
   await sharp(square).png().toFile(at("red.png"));
@@ -41,7 +41,7 @@ const lines = (text: string) =>
 describe("blip2 caption", () => {
   it("prints a line for each picture", async () => {
     const images = [at("red.png"), at("blue.jpg")];
-    const words = ["caption", ...images, "--model", model, "--max-new-tokens", "4"];
+    const words = ["caption", ...images, "--model", model];
     const { code, stdout, stderr } = await blip2([...words, "--json"]);
     expect([code, stderr]).toEqual([0, ""]);
     const found = lines(stdout);

@@ -3,8 +3,21 @@ import { existsSync, readdirSync, readlinkSync } from "node:fs";
 import { readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { openSafetensors } from "../../src/checkpoints/safetensors.js";
-import { readLog } from "../../src/training/run-folder.js";
+import { readCaptionSet } from "../../src/data/caption-set.js";
+import { readTextCorpus } from "../../src/data/text-corpus.js";
+import { trainableParameters, type Device } from "../../src/engine/index.js";
+import { float32Tensor, type HostTensor } from "../../src/host-tensor.js";
+import { loadTokenizer } from "../../src/text/tokenizer.js";
+import { ImageFeatures, readFrozenVision } from "../../src/training/image-features.js";
+import { languageModelConfigSchema, languageModelTask } from "../../src/training/language-model.js";
+import { slots } from "../../src/training/optimizer.js";
+import { readLog, RunFolder } from "../../src/training/run-folder.js";
+import { readFrozenLanguageModel, stage2ConfigSchema, stage2Task } from "../../src/training/stage-2.js";
+import { train, type Task, type TrainerConfig } from "../../src/training/trainer.js";
+import { expectClose } from "../golden-case.js";
+import { testDevice } from "../nn/evaluate.js";
 import { makeTinyWorld, stageNames, type TinyWorld } from "./tiny-world.js";
 
 let world: TinyWorld;
@@ -55,6 +68,57 @@ it.runIf(existsSync("/proc/self/fd"))("closes what it reads from, also when it i
     }
   });
   expect(open.filter((file) => file.startsWith(world.root))).toEqual([]);
+});
+
+describe("a batch in parts", () => {
+  /** The gradients that one step leaves, over all its parts, divided by their number. */
+  async function gradientsOf(device: Device, task: Task, config: TrainerConfig, out: string): Promise<Map<string, HostTensor>> {
+    await train(device, task, { ...config, steps: 1 }, await RunFolder.open(join(world.root, out), config, { resume: false }));
+    const reached = [...trainableParameters([task.loss]).keys()];
+    const values = await device.read(reached.map((name) => slots.gradient(name)));
+    return new Map(
+      reached.map((name) => {
+        const { dims, data } = values[slots.gradient(name)]!;
+        return [name, float32Tensor((data as Float32Array).map((value) => value / config.accumulate), dims)];
+      }),
+    );
+  }
+
+  async function expectMeanOfParts(device: Device, task: Task, config: TrainerConfig, out: string): Promise<void> {
+    const measured = { ...task, evaluate: () => Promise.resolve({}) };
+    const together = await gradientsOf(device, measured, config, out);
+    const alone: Map<string, HostTensor>[] = [];
+    for (let part = 0; part < config.accumulate; part++) {
+      const only = { ...measured, batch: (step: number) => task.batch(step, part) };
+      alone.push(await gradientsOf(device, only, { ...config, accumulate: 1 }, `${out}-${part}`));
+    }
+    expect(together.size).toBeGreaterThan(10);
+    for (const [name, { dims, data }] of together) {
+      const mean = data.map((_, i) => alone.reduce((sum, part) => sum + Number(part.get(name)!.data[i]), 0) / alone.length);
+      expectClose(name, { dtype: "float32", dims, data }, float32Tensor(mean as Float32Array, dims), { within: 1e-5, floor: 1e-3 });
+    }
+  }
+
+  it("trains a language model on the mean of its parts", { timeout: 120_000 }, async () => {
+    await using device = testDevice();
+    const config = languageModelConfigSchema.parse(world.config("language-model", { accumulate: 2 }));
+    const corpus = await readTextCorpus(join(world.data, "text_train.jsonl"));
+    const tokenizer = await loadTokenizer(join(world.root, "language-model", "model"));
+    const task = await languageModelTask(device, config, tokenizer, corpus, corpus.slice(0, 1));
+    await expectMeanOfParts(device, task, config, "language-model-parts");
+  });
+
+  it("trains stage 2 on the mean of its parts, dropout and all", { timeout: 120_000 }, async () => {
+    await using device = testDevice();
+    const config = stage2ConfigSchema.parse(world.config("stage2", { accumulate: 2 }));
+    const [stage1, languageModel] = [await readModelFolder(config.stage1), await readFrozenLanguageModel(config.languageModel)];
+    const [vision, tokenizer] = [await readFrozenVision(config.stage1), await loadTokenizer(config.languageModel)];
+    const pictures = await readCaptionSet(world.data, "train");
+    await using features = await ImageFeatures.of(vision, world.data, pictures, device);
+    const set = { pictures, features };
+    const task = await stage2Task(device, config, stage1, vision, languageModel, tokenizer, set, set);
+    await expectMeanOfParts(device, task, config, "stage2-parts");
+  });
 });
 
 describe("what stage 2 trains", () => {

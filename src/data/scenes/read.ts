@@ -17,7 +17,13 @@ const worldSchema = z.object({
 
 export type WorldDescription = z.infer<typeof worldSchema>;
 
-const objectSchema = z.object({ kind: z.string(), color: z.string(), size: z.string(), x: z.number(), y: z.number() });
+const objectSchema = z.object({
+  kind: z.string(),
+  color: z.string(),
+  size: z.string(),
+  x: z.number(),
+  y: z.number(),
+});
 const scenesSchema = z.object({
   scenes: z.array(z.object({ index: z.number(), background: z.string(), objects: z.array(objectSchema) })),
 });
