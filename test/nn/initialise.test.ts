@@ -98,16 +98,6 @@ describe("starting values", () => {
     }
   });
 
-  it("are equal where two parameters name the same draw", () => {
-    const parameters = new Parameters(() => true);
-    for (const name of ["query", "key"])
-      parameters.scope().tensor(name, [20], { kind: "normal", std: 1, draw: "attention" });
-    parameters.scope().tensor("value", [20], normal(1));
-    const values = initialise(parameters.all, 1);
-    expect(values.get("key")!.data).toEqual(values.get("query")!.data);
-    expect(values.get("value")!.data).not.toEqual(values.get("query")!.data);
-  });
-
   it("are the same for the same seed and name, whatever else there is", () => {
     const alone = start(normal(1), [50], 3, "b");
     const parameters = new Parameters(() => true);
