@@ -51,9 +51,9 @@ export async function evaluateVision(options: VisionEvaluation): Promise<Record<
   const declared = new ContrastiveTowers(config, text, sharedSize, parameters);
 
   await using device = Device.open(threads === undefined ? {} : { threads });
-  await putWeights(device, parameters, weights, `${model} with ${towers}`);
   const pool = Math.min(retrievalPool, pictures.length);
   const measure = await retrievalMeasure(device, declared, parameters, tokenizer, config, pool);
+  await putWeights(device, parameters, weights, `${model} with ${towers}`);
   const measured = await measure(pictures, new PictureCache(config.image_size), preprocessing, options);
   return { images: Math.floor(pictures.length / pool) * pool, pool, ...measured };
 }

@@ -40,6 +40,8 @@ export async function readFrozenVision(path: string): Promise<FrozenVision> {
   const weights = new Map([...tensors].map(([name, value]) => [prefix + name, value]));
   const hash = createHash("sha256").update(JSON.stringify(config));
   for (const [name, value] of [...weights].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    // Features are taken before the last norm, which the bridge trains: both stages share one cache.
+    if (name.startsWith("vision_model.post_layernorm.")) continue;
     hash.update(name).update(new Uint8Array(value.data.buffer, value.data.byteOffset, value.data.byteLength));
   }
   return { folder, config, weights, hash: hash.digest("hex").slice(0, 16) };

@@ -225,14 +225,16 @@ export async function stage1Measure(
       }
       return right / count;
     };
+    const recalls = { "test itc image to text recall@1": imageToText, "test itc text to image recall@1": textToImage };
+    // Where all captions are the same there is no wrong one to decide about.
+    if (captions.every((caption) => caption === captions[0])) return recalls;
     const hardest = all.map((picture) => best(all.filter((text) => !same(text, picture)), (text) => score(text, picture)));
     const other = all.map((picture) => all.find((step) => step > 0 && !same((picture + step) % count, picture))!).map((step, picture) => (picture + step) % count);
     const onTrue = await decide((picture) => picture, 1);
     const onOther = await decide((picture) => other[picture]!, 0);
     const onHardest = await decide((picture) => hardest[picture]!, 0);
     return {
-      "test itc image to text recall@1": imageToText,
-      "test itc text to image recall@1": textToImage,
+      ...recalls,
       "test itm accuracy": (onTrue + onOther) / 2,
       "test itm accuracy, hardest negatives": (onTrue + onHardest) / 2,
     };

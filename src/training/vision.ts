@@ -259,10 +259,13 @@ export async function retrievalMeasure(
   { image_size: side }: Blip2VisionConfig,
   poolSize = retrievalPool,
 ): Promise<RetrievalMeasure> {
-  const residentInputs = weightSlots(parameters);
   const { ids, mask, ends } = textInputs();
-  const images = await device.compile({ embeds: towers.images(input("pixel_values", "float32", ["B", 3, side, side])).embeds }, { residentInputs });
-  const texts = await device.compile({ embeds: towers.texts(ids, mask, ends) }, { residentInputs });
+  const imageGraph = { embeds: towers.images(input("pixel_values", "float32", ["B", 3, side, side])).embeds };
+  const textGraph = { embeds: towers.texts(ids, mask, ends) };
+  // Some parameters are declared by the graph that reads them.
+  const residentInputs = weightSlots(parameters);
+  const images = await device.compile(imageGraph, { residentInputs });
+  const texts = await device.compile(textGraph, { residentInputs });
   return async (pictures, cache, preprocessing, { signal, onProgress } = {}) => {
     const recalls = { imageToText: 0, textToImage: 0 };
     let pools = 0;

@@ -102,7 +102,7 @@ describe("pairs that training never showed", () => {
 
 it("finds nothing wrong with the captions that the world itself writes", () => {
   const captions = Array.from({ length: 60 }, (_, index) => {
-    const made = makeScene("compositional", index, 11);
+    const made = makeScene(11, "compositional", index);
     return captionScene(made, new Random("quality", index)).map((caption) => ({ caption, scene: { ...made, index, objects: [...made.objects] } }));
   }).flat();
   const heldOut = Object.entries(HELD_OUT).map(([kind, color]) => ({ kind, color }));

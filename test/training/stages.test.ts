@@ -94,8 +94,8 @@ describe("a batch in parts", () => {
     }
     expect(together.size).toBeGreaterThan(10);
     for (const [name, { dims, data }] of together) {
-      const mean = data.map((_, i) => alone.reduce((sum, part) => sum + Number(part.get(name)!.data[i]), 0) / alone.length);
-      expectClose(name, { dtype: "float32", dims, data }, float32Tensor(mean as Float32Array, dims), { within: 1e-5, floor: 1e-3 });
+      const mean = Array.from(data as Float32Array, (_, i) => alone.reduce((sum, part) => sum + Number(part.get(name)!.data[i]), 0) / alone.length);
+      expectClose(name, { dtype: "float32", dims, data }, float32Tensor(mean, dims), { within: 1e-5, floor: 1e-3 });
     }
   }
 
@@ -136,6 +136,11 @@ describe("what stage 2 trains", () => {
       if (!name.startsWith("post_layernorm.")) expect(model.get(`vision_model.${name}`), name).toEqual(value);
     }
   });
+});
+
+it("computes image features once for each split, not once for each stage", async () => {
+  // train for both stages, test for stage 1, validation for stage 2
+  expect(await readdir(join(world.data, "features"))).toHaveLength(3);
 });
 
 describe("the folders that are written", () => {

@@ -1,0 +1,140 @@
+/** `blip2 evaluate` on what tiny trainings leave, and its agreement with what they measured themselves. */
+import { readFile, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { evaluateCaptions, type Captioner } from "../../src/evaluation/caption.js";
+import { blip2 } from "../cli/captured.js";
+import { makeTinyWorld, trainBefore, type TinyWorld } from "../training/tiny-world.js";
+
+let world: TinyWorld;
+const last: Record<string, Readonly<Record<string, number | string>>> = {};
+beforeAll(async () => {
+  world = await makeTinyWorld();
+  await trainBefore(world, "stage2");
+  last["stage1"] = (await world.train("stage1", "stage1-measured", { steps: 2 })).last;
+  last["language-model"] = (await world.train("language-model", "language-model-measured", { steps: 2 })).last;
+  await world.train("stage2", "stage2", { steps: 2 });
+}, 300_000);
+afterAll(() => world.remove());
+
+/** The one line of `--json`. */
+async function evaluate(task: string, words: readonly string[]): Promise<Record<string, number>> {
+  const { code, stdout, stderr } = await blip2(["evaluate", task, "--data", world.data, "--threads", "1", "--json", ...words]);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  expect(stdout.match(/\n/g)).toHaveLength(1);
+  return JSON.parse(stdout) as Record<string, number>;
+}
+
+const folder = (run: string, part = "model"): string => join(world.root, run, part);
+const shares = (measures: Record<string, number>, ...notShares: string[]): number[] =>
+  Object.entries(measures).flatMap(([name, value]) => (notShares.includes(name) ? [] : [value]));
+
+describe("caption", () => {
+  it("measures a model on a split, and keeps what it said", { timeout: 120_000 }, async () => {
+    const out = join(world.root, "captions.jsonl");
+    const measures = await evaluate("caption", ["--model", folder("stage2"), "--split", "compositional", "--beams", "2", "--limit", "4", "--out", out]);
+    expect(Object.keys(measures)).toEqual(["images", "kindF1", "colorF1", "colorGivenKind", "background", "countExact", "captionExact", "heldOutF1", "heldOutRecall"]);
+    expect(measures["images"]).toBe(4);
+    for (const share of shares(measures, "images")) expect(share >= 0 && share <= 1).toBe(true);
+    const lines = (await readFile(out, "utf8")).trimEnd().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+    expect(lines).toHaveLength(4);
+    expect(Object.keys(lines[0]!)).toEqual(["image", "caption", "logProbability", "references", "exact"]);
+    expect(lines[0]!["image"]).toBe(join(world.data, "images", "compositional", "000000.png"));
+  });
+
+  it("gives one who says the references full marks, over batches", async () => {
+    const known = new Map<string, string>();
+    for (const split of ["test", "compositional"]) {
+      const { images, annotations } = JSON.parse(await readFile(join(world.data, `captions_${split}.json`), "utf8")) as {
+        images: { id: number; file_name: string }[];
+        annotations: { image_id: number; caption: string }[];
+      };
+      for (const { id, file_name: file } of images) known.set(join(world.data, file), annotations.find(({ image_id }) => image_id === id)!.caption);
+    }
+    const batches: number[] = [];
+    const parrot: Captioner = {
+      generateBatch: ({ images }) => {
+        batches.push(images.length);
+        return Promise.resolve(images.map((image) => ({ text: known.get(image)!, logProbability: 0 })));
+      },
+    };
+    const { quality, predictions } = await evaluateCaptions(parrot, { data: world.data, split: "compositional" });
+    const { images, ...rest } = quality;
+    expect(images).toBe(6);
+    expect(Object.values(rest)).toEqual(Object.values(rest).map(() => 1));
+    expect(predictions.every(({ exact }) => exact)).toBe(true);
+    expect((await evaluateCaptions(parrot, { data: world.data, split: "test" })).quality).not.toHaveProperty("heldOutF1");
+    expect(batches).toEqual([6, 8]);
+  });
+});
+
+describe("vision", () => {
+  it("puts model and towers together again", async () => {
+    const measures = await evaluate("vision", ["--model", folder("vision"), "--towers", folder("vision", "towers")]);
+    expect(Object.keys(measures)).toEqual(["images", "pool", "image to text recall@1", "text to image recall@1"]);
+    expect(measures).toMatchObject({ images: 8, pool: 8 });
+    for (const share of shares(measures, "images", "pool")) expect(share >= 0 && share <= 1).toBe(true);
+  });
+
+  it("names what is missing when another folder is given as towers", async () => {
+    const words = ["evaluate", "vision", "--data", world.data, "--model", folder("vision"), "--towers"];
+    expect((await blip2([...words, folder("vision")])).stderr).toContain("does not hold the towers of a vision training");
+    expect(await blip2(words.slice(0, -1))).toMatchObject({ code: 2, stderr: expect.stringContaining("--towers is required") as string });
+  });
+});
+
+describe("language-model", () => {
+  it("measures a folder as its training did, and keeps the answers", async () => {
+    const out = join(world.root, "answers.jsonl");
+    const { descriptions, questions, ...measures } = await evaluate("language-model", ["--model", folder("language-model-measured"), "--out", out]);
+    expect(descriptions).toBe(4);
+    const types = Object.keys(measures);
+    expect(types).toEqual(Object.keys(last["language-model"]!).filter((name) => name.startsWith("answers")));
+    const lines = (await readFile(out, "utf8")).trimEnd().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+    expect(lines).toHaveLength(questions!);
+    expect(measures["answers"]).toBeCloseTo(lines.filter(({ right }) => right).length / questions!);
+    // The weights are stored in half precision: an answer may tip over.
+    expect(Math.abs(measures["answers"]! - Number(last["language-model"]!["answers"]))).toBeLessThan(0.15);
+  });
+
+  it("finds the language model inside BLIP-2", async () => {
+    const alone = await evaluate("language-model", ["--model", folder("language-model")]);
+    expect(await evaluate("language-model", ["--model", folder("stage2")])).toEqual(alone);
+  });
+
+  it("refuses a model without one", async () => {
+    const { code, stderr } = await blip2(["evaluate", "language-model", "--data", world.data, "--model", folder("vision")]);
+    expect(code).toBe(1);
+    expect(stderr).toContain("no OPT model");
+  });
+});
+
+describe("stage1", () => {
+  it("measures a folder as its training did, from the features that training cached", async () => {
+    const cached = await readdir(join(world.data, "features"));
+    const { pairs, ...measures } = await evaluate("stage1", ["--model", folder("stage1-measured")]);
+    expect(pairs).toBe(8);
+    for (const [name, value] of Object.entries(measures)) {
+      expect(Math.abs(value - Number(last["stage1"]![name])), name).toBeLessThan(0.15);
+    }
+    expect(Object.keys(measures)).toHaveLength(4);
+    expect(await readdir(join(world.data, "features"))).toEqual(cached);
+  });
+
+  it("refuses a folder of stage 2", async () => {
+    const { code, stderr } = await blip2(["evaluate", "stage1", "--data", world.data, "--model", folder("stage2")]);
+    expect(code).toBe(1);
+    expect(stderr).toContain("itm_head");
+  });
+
+  it.each(["1", "2"])("measures %s pairs", async (limit) => {
+    expect(await evaluate("stage1", ["--model", folder("stage1"), "--limit", limit])).toMatchObject({ pairs: Number(limit) });
+  });
+});
+
+it("refuses options that do not apply", async () => {
+  const words = ["--model", "m", "--data", "d"];
+  const { code, stderr } = await blip2(["evaluate", "stage1", ...words, "--beams", "3", "--towers", "t"]);
+  expect(code).toBe(2);
+  expect(stderr).toBe("blip2: evaluate: --beams, --towers does not apply to stage1\n");
+});

@@ -1,0 +1,22 @@
+/** The configurations that come with the repository. */
+import { fileURLToPath } from "node:url";
+import { expect, it } from "vitest";
+import type { z } from "zod";
+import { readConfig } from "../../src/training/config-file.js";
+import { languageModelConfigSchema } from "../../src/training/language-model.js";
+import { stage1ConfigSchema } from "../../src/training/stage-1.js";
+import { stage2ConfigSchema } from "../../src/training/stage-2.js";
+import { visionConfigSchema } from "../../src/training/vision.js";
+
+it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
+  ["language-model", languageModelConfigSchema],
+  ["vision", visionConfigSchema],
+  ["stage1", stage1ConfigSchema],
+  ["stage2", stage2ConfigSchema],
+])("configs/scenes/%s.json is one of its stage", async (name, schema) => {
+  const config = await readConfig(
+    fileURLToPath(new URL(`../../configs/scenes/${name}.json`, import.meta.url)),
+    schema,
+  );
+  expect(config.data).toBe("runs/scenes");
+});
