@@ -44,6 +44,7 @@ export interface OpAttributes {
   // Activations.
   relu: Nothing;
   gelu: { readonly approximate: "none" | "tanh" };
+  geluSlope: Nothing;
   quickGelu: Nothing;
   softmax: Nothing;
   logSoftmax: Nothing;
@@ -71,8 +72,11 @@ export interface OpAttributes {
   gatherRows: Nothing;
   scatterAddRows: { readonly rows: Dim };
   gatherLast: Nothing;
+  scatterAddLast: Nothing;
+  logLikelihood: Nothing;
   // Random.
   uniform: { readonly stream: number; readonly shape: Shape };
+  keepMask: { readonly stream: number; readonly rate: number; readonly shape: Shape };
 }
 
 export type OpName = keyof OpAttributes;

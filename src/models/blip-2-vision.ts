@@ -120,6 +120,6 @@ export class Blip2VisionModel {
 }
 
 /** The norm between encoder and Q-Former on its own: trained in both stages, on cached features too. */
-export function visionNorm(config: Pick<Blip2VisionConfig, "hidden_size" | "layer_norm_eps">, scope: Scope): LayerNorm {
+function visionNorm(config: Pick<Blip2VisionConfig, "hidden_size" | "layer_norm_eps">, scope: Scope): LayerNorm {
   return new LayerNorm(scope.at("post_layernorm"), config.hidden_size, config.layer_norm_eps);
 }

@@ -18,16 +18,35 @@ export interface VisionEncoder {
 
 /** Checks the config of a vision model. `where` names it in errors. */
 export function parseVisionConfig(json: unknown, where: string): VisionConfig {
-  const { model_type: type } = z.looseObject({ model_type: z.string().default("blip_2_vision_model") }).parse(json);
-  const schema = type === "clip_vision_model" ? clipVisionConfigSchema : type === "blip_2_vision_model" ? blip2VisionConfigSchema : undefined;
-  if (schema === undefined) throw new UserError(`${where}: model_type "${type}" is no image encoder that is supported (blip_2_vision_model, clip_vision_model)`);
+  const { model_type: type } = z
+    .looseObject({ model_type: z.string().default("blip_2_vision_model") })
+    .parse(json);
+  const schema =
+    type === "clip_vision_model"
+      ? clipVisionConfigSchema
+      : type === "blip_2_vision_model"
+        ? blip2VisionConfigSchema
+        : undefined;
+  if (schema === undefined)
+    throw new UserError(
+      `${where}: model_type "${type}" is no image encoder that is supported (blip_2_vision_model, clip_vision_model)`,
+    );
   const parsed = schema.safeParse(json);
   if (!parsed.success) {
-    throw new UserError(`${where}: ${parsed.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`).join("; ")}`);
+    throw new UserError(
+      `${where}: ${parsed.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`).join("; ")}`,
+    );
   }
-  const { image_size: image, patch_size: patch, hidden_size: width, num_attention_heads: heads } = parsed.data;
-  if (image % patch !== 0) throw new UserError(`${where}: image_size ${image} is not a multiple of patch_size ${patch}`);
-  if (width % heads !== 0) throw new UserError(`${where}: hidden_size ${width} is not a multiple of num_attention_heads ${heads}`);
+  const {
+    image_size: image,
+    patch_size: patch,
+    hidden_size: width,
+    num_attention_heads: heads,
+  } = parsed.data;
+  if (image % patch !== 0)
+    throw new UserError(`${where}: image_size ${image} is not a multiple of patch_size ${patch}`);
+  if (width % heads !== 0)
+    throw new UserError(`${where}: hidden_size ${width} is not a multiple of num_attention_heads ${heads}`);
   return parsed.data;
 }
 
@@ -39,9 +58,9 @@ export function visionEncoder(config: VisionConfig, parameters: Parameters): Vis
   const scope = parameters.scope("vision_model");
   const positions = 1 + (config.image_size / config.patch_size) ** 2;
   if (config.model_type === "clip_vision_model") {
-    const model = new ClipVisionModel({ ...config, num_hidden_layers: config.num_hidden_layers - 1 } as ClipVisionConfig, scope);
+    const model = new ClipVisionModel({ ...config, num_hidden_layers: config.num_hidden_layers - 1 }, scope);
     return { config, positions, features: (pixels) => model.forward(pixels).hiddenStates.at(-1)! };
   }
-  const model = new Blip2VisionModel(config as Blip2VisionConfig, scope);
+  const model = new Blip2VisionModel(config, scope);
   return { config, positions, features: (pixels) => model.features(pixels).at(-1)! };
 }

@@ -43,7 +43,7 @@ export function maxOverQueries(texts: Tensor, images: Tensor): Tensor {
 }
 
 /** Label smoothing of the contrastive loss in the reference. */
-export const contrastiveSmoothing = 0.1;
+const contrastiveSmoothing = 0.1;
 
 /** Cross-entropy both ways against the pairs' own places. labels: int64 [B], columns of the own pairs. */
 export function contrastiveLoss({ imageToText, textToImage }: Similarities, labels: Tensor): Tensor {

@@ -6,7 +6,10 @@ import { UserError } from "../errors.js";
 /** Reads and checks a configuration. Throws a `UserError` naming every key that is unknown, missing or wrong. */
 export async function readConfig<T extends z.ZodType>(path: string, schema: T): Promise<z.infer<T>> {
   const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
-    throw new UserError(`${path} ${error.code === "ENOENT" ? "does not exist" : `cannot be read (${error.message})`}`, { cause: error });
+    throw new UserError(
+      `${path} ${error.code === "ENOENT" ? "does not exist" : `cannot be read (${error.message})`}`,
+      { cause: error },
+    );
   });
   let json: unknown;
   try {
@@ -18,7 +21,8 @@ export async function readConfig<T extends z.ZodType>(path: string, schema: T): 
   if (parsed.success) return parsed.data;
   const problems = parsed.error.issues.map((issue) => {
     const key = issue.path.join(".");
-    if (issue.code === "unrecognized_keys") return `unknown ${issue.keys.map((name) => [key, name].filter(Boolean).join(".")).join(", ")}`;
+    if (issue.code === "unrecognized_keys")
+      return `unknown ${issue.keys.map((name) => [key, name].filter(Boolean).join(".")).join(", ")}`;
     return `${key === "" ? "the file" : key}: ${issue.message}`;
   });
   throw new UserError(`${path} is not a configuration of this training: ${problems.join("; ")}`);

@@ -31,7 +31,10 @@ export interface FrozenVision {
 /** Reads a folder that holds a vision model, alone or inside a BLIP-2 model. */
 export async function readFrozenVision(path: string): Promise<FrozenVision> {
   const folder = await readModelFolder(path);
-  const config = parseVisionConfig(folder.config["vision_config"] ?? folder.config, join(path, "config.json"));
+  const config = parseVisionConfig(
+    folder.config["vision_config"] ?? folder.config,
+    join(path, "config.json"),
+  );
   const names = [...folder.weights.tensors.keys()];
   // `Blip2VisionModel` saved alone has no prefix.
   const prefix = names.some((name) => name.startsWith("vision_model.")) ? "" : "vision_model.";
@@ -56,15 +59,29 @@ export class ImageFeatures {
   ) {}
 
   /** Opens the cache of `pictures`, or makes it. */
-  static async of(vision: FrozenVision, data: string, pictures: readonly CaptionedPicture[], device: Device, hooks: TrainingHooks = {}): Promise<ImageFeatures> {
+  static async of(
+    vision: FrozenVision,
+    data: string,
+    pictures: readonly CaptionedPicture[],
+    device: Device,
+    hooks: TrainingHooks = {},
+  ): Promise<ImageFeatures> {
     const list = createHash("sha256").update(pictures.map(({ file }) => file.slice(data.length)).join("\n"));
     for (const { file } of [pictures[0]!, pictures.at(-1)!]) list.update(await readFile(file));
     const path = join(data, "features", `${vision.hash}-${list.digest("hex").slice(0, 16)}.safetensors`);
-    const isThere = await stat(path).then(() => true, () => false);
+    const isThere = await stat(path).then(
+      () => true,
+      () => false,
+    );
     if (!isThere) await computeFeatures(path, vision, pictures, device, hooks);
     const entry = (await openSafetensors(path)).tensors.get("features");
-    if (entry === undefined || entry.dims.length !== 3) throw new UserError(`${path} is not a feature cache: delete it`);
-    return new ImageFeatures(await open(path), entry.offset, entry.dims as unknown as readonly [number, number, number]);
+    if (entry === undefined || entry.dims.length !== 3)
+      throw new UserError(`${path} is not a feature cache: delete it`);
+    return new ImageFeatures(
+      await open(path),
+      entry.offset,
+      entry.dims as unknown as readonly [number, number, number],
+    );
   }
 
   /** Features of pictures by place: float32 [B, P, D_img]. */
@@ -88,12 +105,24 @@ export class ImageFeatures {
   }
 }
 
-async function computeFeatures(path: string, vision: FrozenVision, pictures: readonly CaptionedPicture[], device: Device, hooks: TrainingHooks): Promise<void> {
+async function computeFeatures(
+  path: string,
+  vision: FrozenVision,
+  pictures: readonly CaptionedPicture[],
+  device: Device,
+  hooks: TrainingHooks,
+): Promise<void> {
   const parameters = new Parameters(() => false);
   const encoder = visionEncoder(vision.config, parameters);
   const side = vision.config.image_size;
-  const program = await device.compile({ features: encoder.features(input("pixel_values", "float32", ["B", 3, side, side])) }, { weights: vision.weights });
-  const preprocessing = preprocessConfig(vision.folder.preprocessor ?? {}, join(vision.folder.path, "preprocessor_config.json"));
+  const program = await device.compile(
+    { features: encoder.features(input("pixel_values", "float32", ["B", 3, side, side])) },
+    { weights: vision.weights },
+  );
+  const preprocessing = preprocessConfig(
+    vision.folder.preprocessor ?? {},
+    join(vision.folder.path, "preprocessor_config.json"),
+  );
   const size = encoder.positions * vision.config.hidden_size;
   const all = new Uint16Array(pictures.length * size);
   for (let from = 0; from < pictures.length; from += 64) {
@@ -102,10 +131,19 @@ async function computeFeatures(path: string, vision: FrozenVision, pictures: rea
     const images = await Promise.all(part.map(({ file }) => loadImage(file)));
     const { features } = await program.run({ pixel_values: preprocess(images, preprocessing) });
     const { halves, overflow } = float32ToHalf(features!.data as Float32Array);
-    if (overflow >= 0) throw new UserError(`the image encoder gives values beyond float16 for ${part[Math.floor(overflow / size)]!.file}`);
+    if (overflow >= 0)
+      throw new UserError(
+        `the image encoder gives values beyond float16 for ${part[Math.floor(overflow / size)]!.file}`,
+      );
     all.set(halves, from * size);
     hooks.onProgress?.({ step: from + part.length, total: pictures.length, detail: "image features" });
   }
   await program.release();
-  await writeSafetensors(path, { features: { dtype: "float16", dims: [pictures.length, encoder.positions, vision.config.hidden_size], data: all } });
+  await writeSafetensors(path, {
+    features: {
+      dtype: "float16",
+      dims: [pictures.length, encoder.positions, vision.config.hidden_size],
+      data: all,
+    },
+  });
 }

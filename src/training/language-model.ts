@@ -9,6 +9,7 @@ import { input, integer, ops, type Device, type HostTensors, type Tensor } from 
 import { Random } from "../data/random.js";
 import { ShuffledPasses } from "../data/shuffle.js";
 import type { DescribedScene } from "../data/text-corpus.js";
+import { UserError } from "../errors.js";
 import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
 import { normal, Parameters } from "../nn/parameters.js";
 import { ignoreIndex } from "../objectives/cross-entropy.js";
@@ -18,43 +19,45 @@ import { paddedBatch, type TokenRow } from "./token-rows.js";
 import { startWeights } from "./start-weights.js";
 import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
-export const languageModelConfigSchema = z.strictObject({
-  /** A folder made by `blip2 scenes`, or one with text_train.jsonl and text_test.jsonl alike. */
-  data: z.string(),
-  /** Sizes of the model; its vocabulary is that of the tokenizer, which is made from the text. */
-  model: z.strictObject({
-    hidden_size: z.int().positive(),
-    num_hidden_layers: z.int().positive(),
-    num_attention_heads: z.int().positive(),
-    ffn_dim: z.int().positive(),
-    max_position_embeddings: z.int().positive().default(256),
-    dropout: z.number().min(0).max(1).default(0),
-    /** Spread of the word table at the start: wide enough for look-ups by content to form soon. */
-    wordStd: z.number().positive().default(0.1),
-    /** Amplitude of the sinusoids that the position table starts from. */
-    positionAmplitude: z.number().positive().default(0.15),
-    /** Base of their wavelengths: small enough that most columns tell neighbours apart. */
-    positionBase: z.number().min(1).default(40),
-  }),
-  /**
-   * Share of sequences in which the description is said again after the start token. Copying is learnt first and
-   * is half of looking something up.
-   */
-  echoShare: z.number().min(0).max(1).default(0.5),
-  /**
-   * Share of questions that stand bare ("what color is the star" "red"), without the frame of a prompt: what
-   * is asked about then stands next to the answer, which is the form that is learnt first.
-   */
-  bareShare: z.number().min(0).max(1).default(0.5),
-  /**
-   * Over these first steps the descriptions grow: from the shortest quarter of the corpus to all of it. Looking
-   * something up is found far sooner where there is little to look in.
-   */
-  curriculumSteps: z.int().nonnegative().default(0),
-  /** Folder of an earlier run of the same sizes whose weights this one starts from. */
-  start: z.string().optional(),
-  ...trainerKeys,
-}).refine(...equalParts);
+export const languageModelConfigSchema = z
+  .strictObject({
+    /** A folder made by `blip2 scenes`, or one with text_train.jsonl and text_test.jsonl alike. */
+    data: z.string(),
+    /** Sizes of the model; its vocabulary is that of the tokenizer, which is made from the text. */
+    model: z.strictObject({
+      hidden_size: z.int().positive(),
+      num_hidden_layers: z.int().positive(),
+      num_attention_heads: z.int().positive(),
+      ffn_dim: z.int().positive(),
+      max_position_embeddings: z.int().positive().default(256),
+      dropout: z.number().min(0).max(1).default(0),
+      /** Spread of the word table at the start: wide enough for look-ups by content to form soon. */
+      wordStd: z.number().positive().default(0.1),
+      /** Amplitude of the sinusoids that the position table starts from. */
+      positionAmplitude: z.number().positive().default(0.15),
+      /** Base of their wavelengths: small enough that most columns tell neighbours apart. */
+      positionBase: z.number().min(1).default(40),
+    }),
+    /**
+     * Share of sequences in which the description is said again after the start token. Copying is learnt first and
+     * is half of looking something up.
+     */
+    echoShare: z.number().min(0).max(1).default(0.5),
+    /**
+     * Share of questions that stand bare ("what color is the star" "red"), without the frame of a prompt: what
+     * is asked about then stands next to the answer, which is the form that is learnt first.
+     */
+    bareShare: z.number().min(0).max(1).default(0.5),
+    /**
+     * Over these first steps the descriptions grow: from the shortest quarter of the corpus to all of it. Looking
+     * something up is found far sooner where there is little to look in.
+     */
+    curriculumSteps: z.int().nonnegative().default(0),
+    /** Folder of an earlier run of the same sizes whose weights this one starts from. */
+    start: z.string().optional(),
+    ...trainerKeys,
+  })
+  .refine(...equalParts);
 
 export type LanguageModelConfig = z.infer<typeof languageModelConfigSchema>;
 
@@ -65,7 +68,12 @@ export const questionPrompt = (question: string): string => `Question: ${questio
 export function optConfigOf({ model }: LanguageModelConfig, tokenizer: TextTokenizer): OptConfig {
   const { wordStd: _word, positionAmplitude: _position, ...sizes } = model;
   const end = newlineId(tokenizer);
-  return optConfigSchema.parse({ ...sizes, vocab_size: tokenizer.vocabularySize, word_embed_proj_dim: sizes.hidden_size, eos_token_id: end });
+  return optConfigSchema.parse({
+    ...sizes,
+    vocab_size: tokenizer.vocabularySize,
+    word_embed_proj_dim: sizes.hidden_size,
+    eos_token_id: end,
+  });
 }
 
 /** The token that ends a caption or an answer, as in published BLIP-2 with OPT. */
@@ -87,7 +95,11 @@ export async function languageModelTask(
   const parameters = new Parameters(() => true);
   const model = new Opt(optConfigOf(config, tokenizer), parameters.scope(), {
     words: normal(config.model.wordStd),
-    positions: { kind: "sinusoids", amplitude: config.model.positionAmplitude, base: config.model.positionBase },
+    positions: {
+      kind: "sinusoids",
+      amplitude: config.model.positionAmplitude,
+      base: config.model.positionBase,
+    },
     // Scaled by width and depth: 0.02 suits wide models and leaves attention of narrow ones flat for long.
     reading: normal(config.model.hidden_size ** -0.5),
     writing: normal((2 * config.model.num_hidden_layers * config.model.hidden_size) ** -0.5),
@@ -109,12 +121,23 @@ export async function languageModelTask(
     loss,
     metrics: {},
     batch: (step, part) => {
-      const share = config.curriculumSteps === 0 ? 1 : Math.min(1, 0.25 + (0.75 * step) / config.curriculumSteps);
+      const share =
+        config.curriculumSteps === 0 ? 1 : Math.min(1, 0.25 + (0.75 * step) / config.curriculumSteps);
       const rows = Array.from({ length: partSize }, (_, i) => {
         const position = step * config.batchSize + part * partSize + i;
         const { item } = passes.at(position);
-        return writer.sequence(byLength[Math.floor(item * share)]!, new Random("sequence", config.seed, position), config);
+        return writer.sequence(
+          byLength[Math.floor(item * share)]!,
+          new Random("sequence", config.seed, position),
+          config,
+        );
       });
+      const longest = Math.max(...rows.map((row) => row.ids.length));
+      const { max_position_embeddings: positions } = config.model;
+      if (longest > positions) {
+        const message = `${config.data}: a training sequence of ${longest} tokens is too long for the model: max_position_embeddings is ${positions}`;
+        return Promise.reject(new UserError(message));
+      }
       return Promise.resolve(paddedBatch(rows, tokenizer.specialIds.pad!));
     },
     evaluate: () => measure(),
@@ -153,7 +176,11 @@ export class SequenceWriter {
   }
 
   /** A training row: a description, perhaps the same again, then captions and questions in random order. */
-  sequence({ description, captions, questions }: DescribedScene, random: Random, shares: Pick<LanguageModelConfig, "echoShare" | "bareShare">): TokenRow {
+  sequence(
+    { description, captions, questions }: DescribedScene,
+    random: Random,
+    shares: Pick<LanguageModelConfig, "echoShare" | "bareShare">,
+  ): TokenRow {
     const ids = this.opening(description, random);
     const labels = ids.map(() => ignoreIndex);
     const append = (prompt: readonly number[], answer: readonly number[]): void => {
@@ -207,15 +234,26 @@ export async function answerMeasure(
   const ids = input("ids", "int64", ["B", "T"]);
   const mask = input("mask", "int64", ["B", "T"]);
   const labels = input("labels", "int64", ["B", "T"]);
-  const program = await device.compile({ right: answeredRight(model, ids, mask, labels) }, { residentInputs: weightSlots(parameters) });
+  const program = await device.compile(
+    { right: answeredRight(model, ids, mask, labels) },
+    { residentInputs: weightSlots(parameters) },
+  );
   const rows = test.flatMap(({ description, questions }) =>
-    questions.map((asked) => ({ description, asked, type: asked.type, row: writer.question(description, asked.question, asked.answer) })),
+    questions.map((asked) => ({
+      description,
+      asked,
+      type: asked.type,
+      row: writer.question(description, asked.question, asked.answer),
+    })),
   );
   return async ({ signal, onProgress, onAnswer } = {}) => {
     const tally = new Map<string, { right: number; count: number }>();
     for (let from = 0; from < rows.length; from += 100) {
       const part = rows.slice(from, from + 100);
-      const feeds: HostTensors = paddedBatch(part.map(({ row }) => row), 1);
+      const feeds: HostTensors = paddedBatch(
+        part.map(({ row }) => row),
+        1,
+      );
       const { right } = await program.run(feeds, { signal });
       onProgress?.({ step: from + part.length, total: rows.length, detail: "questions" });
       for (const [i, { description, asked, type }] of part.entries()) {
@@ -225,8 +263,14 @@ export async function answerMeasure(
       }
     }
     const share = ({ right, count }: { right: number; count: number }): number => right / count;
-    const all = [...tally.values()].reduce((a, b) => ({ right: a.right + b.right, count: a.count + b.count }));
-    return { answers: share(all), ...Object.fromEntries([...tally].sort().map(([type, entry]) => [`answers: ${type}`, share(entry)])) };
+    const all = [...tally.values()].reduce((a, b) => ({
+      right: a.right + b.right,
+      count: a.count + b.count,
+    }));
+    return {
+      answers: share(all),
+      ...Object.fromEntries([...tally].sort().map(([type, entry]) => [`answers: ${type}`, share(entry)])),
+    };
   };
 }
 

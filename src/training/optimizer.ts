@@ -40,11 +40,19 @@ export class AdamW {
     private readonly addProgram: Program,
   ) {}
 
-  static async create(device: Device, parameters: readonly DeclaredParameter[], config: AdamWConfig): Promise<AdamW> {
-    const gradient = new Map(parameters.map(({ name, shape }) => [name, input(slots.gradient(name), "float32", shape)]));
+  static async create(
+    device: Device,
+    parameters: readonly DeclaredParameter[],
+    config: AdamWConfig,
+  ): Promise<AdamW> {
+    const gradient = new Map(
+      parameters.map(({ name, shape }) => [name, input(slots.gradient(name), "float32", shape)]),
+    );
     const squares = [...gradient.values()].map((g) => ops.reduceSum(ops.mul(g, g)));
     const norm = ops.sqrt(squares.reduce((a, b) => ops.add(a, b)));
-    const gradientSlots = Object.fromEntries(parameters.map(({ name }) => [slots.gradient(name), slots.gradient(name)]));
+    const gradientSlots = Object.fromEntries(
+      parameters.map(({ name }) => [slots.gradient(name), slots.gradient(name)]),
+    );
     const normProgram = await device.compile({ norm }, { residentInputs: gradientSlots });
 
     const { updated, kept } = updateGraph(parameters, gradient, config);
@@ -58,10 +66,14 @@ export class AdamW {
       const part = input(slots.partGradient(name), "float32", shape);
       return [`new ${slots.gradient(name)}`, ops.add(gradient.get(name)!, part)] as const;
     });
-    const partSlots = Object.fromEntries(parameters.map(({ name }) => [slots.partGradient(name), slots.partGradient(name)]));
+    const partSlots = Object.fromEntries(
+      parameters.map(({ name }) => [slots.partGradient(name), slots.partGradient(name)]),
+    );
     const addProgram = await device.compile(Object.fromEntries(sums), {
       residentInputs: { ...gradientSlots, ...partSlots },
-      residentOutputs: Object.fromEntries(parameters.map(({ name }) => [`new ${slots.gradient(name)}`, slots.gradient(name)])),
+      residentOutputs: Object.fromEntries(
+        parameters.map(({ name }) => [`new ${slots.gradient(name)}`, slots.gradient(name)]),
+      ),
       reuseResidents: true,
     });
     return new AdamW(config, normProgram, updateProgram, addProgram);
@@ -85,7 +97,7 @@ export class AdamW {
     const number = (value: number): HostTensor => float32Tensor([value], []);
     await this.updateProgram.run({
       "learning rate": number(learningRate),
-      "scale": number(scale * clip),
+      scale: number(scale * clip),
       "first correction": number(1 / (1 - betas[0] ** step)),
       "second correction": number(1 / Math.sqrt(1 - betas[1] ** step)),
     });
@@ -129,7 +141,8 @@ function updateGraph(
 
 /** Moments before the first step. */
 export function zeroMoments(parameters: readonly DeclaredParameter[]): Record<string, HostTensor> {
-  const zero = ({ shape }: DeclaredParameter): HostTensor => float32Tensor(new Float32Array(elementCount(shape)), shape);
+  const zero = ({ shape }: DeclaredParameter): HostTensor =>
+    float32Tensor(new Float32Array(elementCount(shape)), shape);
   return Object.fromEntries(
     parameters.flatMap((declared) => [
       [slots.firstMoment(declared.name), zero(declared)],

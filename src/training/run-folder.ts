@@ -44,7 +44,9 @@ export class RunFolder {
     if (!options.resume) {
       if (entries.length > 0) {
         const what = holdsRun ? "holds another run" : "is not empty";
-        throw new UserError(`${path} ${what}: name a new folder with --out, or continue that run with --resume`);
+        throw new UserError(
+          `${path} ${what}: name a new folder with --out, or continue that run with --resume`,
+        );
       }
       await mkdir(path, { recursive: true });
       await writeFileAtomic(join(path, "config.json"), text);
@@ -54,7 +56,9 @@ export class RunFolder {
     const known = await readJsonObject(join(path, "config.json"));
     if (JSON.stringify(known) !== JSON.stringify(JSON.parse(text))) {
       const changed = changedKeys(known, JSON.parse(text) as Record<string, unknown>);
-      throw new UserError(`${path} was started with another configuration (${changed.join(", ")} differ): resume with the old one, or start a new run`);
+      throw new UserError(
+        `${path} was started with another configuration (${changed.join(", ")} differ): resume with the old one, or start a new run`,
+      );
     }
     const run = new RunFolder(path, await readCheckpoint(join(path, checkpointName)));
     await run.forgetLogAfter(run.checkpoint?.step ?? 0);
@@ -74,7 +78,10 @@ export class RunFolder {
     const kept = (await readLog(this.path)).filter((line) => Number(line["step"]) <= step);
     const text = kept.map((line) => `${JSON.stringify(line)}\n`).join("");
     const file = join(this.path, logName);
-    const exists = await stat(file).then(() => true, () => false);
+    const exists = await stat(file).then(
+      () => true,
+      () => false,
+    );
     if (!exists) return;
     await writeFileAtomic(file, text);
     await truncate(file, Buffer.byteLength(text));
@@ -84,22 +91,33 @@ export class RunFolder {
 /** Every complete line of a run's log. */
 export async function readLog(run: string): Promise<readonly LogLine[]> {
   const text = await readFile(join(run, logName), "utf8").catch(() => "");
-  return text.slice(0, text.lastIndexOf("\n") + 1).split("\n").filter(Boolean).map((line) => JSON.parse(line) as LogLine);
+  return text
+    .slice(0, text.lastIndexOf("\n") + 1)
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => JSON.parse(line) as LogLine);
 }
 
 /** The checkpoint of an earlier run. Throws a `UserError` if the folder holds none. */
 export async function checkpointOf(runFolder: string): Promise<RunCheckpoint> {
   const checkpoint = await readCheckpoint(join(runFolder, checkpointName));
-  if (checkpoint === undefined) throw new UserError(`${runFolder} holds no ${checkpointName}: name the folder of a run that has saved one`);
+  if (checkpoint === undefined)
+    throw new UserError(
+      `${runFolder} holds no ${checkpointName}: name the folder of a run that has saved one`,
+    );
   return checkpoint;
 }
 
 async function readCheckpoint(path: string): Promise<RunCheckpoint | undefined> {
-  const exists = await stat(path).then(() => true, () => false);
+  const exists = await stat(path).then(
+    () => true,
+    () => false,
+  );
   if (!exists) return undefined;
   const file = await openSafetensors(path);
   const step = Number(file.metadata["step"]);
-  if (!Number.isInteger(step)) throw new UserError(`${path} does not say which step it holds: it is not a checkpoint of a run`);
+  if (!Number.isInteger(step))
+    throw new UserError(`${path} does not say which step it holds: it is not a checkpoint of a run`);
   return { step, tensors: await file.readAll() };
 }
 

@@ -15,7 +15,13 @@ import { buildWordPieceTokenizer } from "../text/build-wordpiece.js";
 import { readTokenizerFiles, type TokenizerFiles } from "../text/tokenizer-files.js";
 import { createTokenizer, loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
 import { ImageFeatures, readFrozenVision } from "./image-features.js";
-import { languageModelTask, newlineId, optConfigOf, questionPrompt, type LanguageModelConfig } from "./language-model.js";
+import {
+  languageModelTask,
+  newlineId,
+  optConfigOf,
+  questionPrompt,
+  type LanguageModelConfig,
+} from "./language-model.js";
 import { RunFolder } from "./run-folder.js";
 import { qFormerConfigOf, stage1Task, type Stage1Config } from "./stage-1.js";
 import { readFrozenLanguageModel, stage2Task, type Stage2Config } from "./stage-2.js";
@@ -46,7 +52,7 @@ async function withDevice<T>(options: RunOptions, work: (device: Device) => Prom
 }
 
 /** How pictures of a square size are prepared, in the keys of preprocessor_config.json. */
-export function preprocessorOf(side: number): object {
+function preprocessorOf(side: number): object {
   return {
     image_processor_type: "BlipImageProcessor",
     do_convert_rgb: true,
@@ -61,7 +67,8 @@ export function preprocessorOf(side: number): object {
   };
 }
 
-const tokenizerOf = (files: TokenizerFiles): TextTokenizer => createTokenizer(files["tokenizer.json"], files["tokenizer_config.json"]);
+const tokenizerOf = (files: TokenizerFiles): TextTokenizer =>
+  createTokenizer(files["tokenizer.json"], files["tokenizer_config.json"]);
 
 /** Every text of a corpus, in the form in which the language model reads it. */
 function corpusTexts(corpus: readonly DescribedScene[]): string[] {
@@ -74,7 +81,10 @@ function corpusTexts(corpus: readonly DescribedScene[]): string[] {
 }
 
 /** `blip2 train language-model`. */
-export async function trainLanguageModel(config: LanguageModelConfig, options: RunOptions): Promise<StageResult> {
+export async function trainLanguageModel(
+  config: LanguageModelConfig,
+  options: RunOptions,
+): Promise<StageResult> {
   const corpus = await readTextCorpus(join(config.data, "text_train.jsonl"));
   const test = await readTextCorpus(join(config.data, "text_test.jsonl"));
   const files = buildBpeTokenizer(corpusTexts(corpus));
@@ -104,19 +114,28 @@ export async function trainVision(config: VisionConfig, options: RunOptions): Pr
   const trainSet = await readCaptionSet(config.data, "train");
   const validation = await readCaptionSet(config.data, "validation");
   const isScenes = config.patchWeight > 0;
-  const scenes = isScenes ? { world: await readWorld(config.data), scenes: await readScenes(config.data, "train") } : {};
+  const scenes = isScenes
+    ? { world: await readWorld(config.data), scenes: await readScenes(config.data, "train") }
+    : {};
   const files = buildBpeTokenizer(trainSet.flatMap(({ captions }) => captions));
   const tokenizer = tokenizerOf(files);
   const vision = blip2VisionConfigOf(config);
   const preprocessor = preprocessorOf(vision.image_size);
   const run = await RunFolder.open(options.out, config, options);
   return withDevice(options, async (device) => {
-    const task = await visionTask(device, config, tokenizer, { train: trainSet, validation, ...scenes }, preprocessConfig(preprocessor));
+    const task = await visionTask(
+      device,
+      config,
+      tokenizer,
+      { train: trainSet, validation, ...scenes },
+      preprocessConfig(preprocessor),
+    );
     const result = await train(device, task, config satisfies TrainerConfig, run, options);
     const kept = vision.num_hidden_layers - 1;
     const prefix = "vision_model.";
     const isKept = (name: string): boolean =>
-      name.startsWith(`${prefix}embeddings.`) || (name.startsWith(`${prefix}encoder.layers.`) && !name.startsWith(`${prefix}encoder.layers.${kept}.`));
+      name.startsWith(`${prefix}embeddings.`) ||
+      (name.startsWith(`${prefix}encoder.layers.`) && !name.startsWith(`${prefix}encoder.layers.${kept}.`));
     const encoder = new Map<string, HostTensor>();
     const towers = new Map<string, HostTensor>();
     for (const [name, value] of result.weights) {
@@ -135,7 +154,12 @@ export async function trainVision(config: VisionConfig, options: RunOptions): Pr
       files: { "preprocessor_config.json": preprocessor },
     });
     await writeModelFolder(join(options.out, "towers"), {
-      config: { model_type: "blip2_contrastive_towers", vision_config: vision, text_config: textTowerConfigOf(config, tokenizer), shared_size: config.sharedSize },
+      config: {
+        model_type: "blip2_contrastive_towers",
+        vision_config: vision,
+        text_config: textTowerConfigOf(config, tokenizer),
+        shared_size: config.sharedSize,
+      },
       tensors: towers,
       dtype: "float16",
       files,
@@ -155,7 +179,14 @@ export async function trainStage1(config: Stage1Config, options: RunOptions): Pr
   return withDevice(options, async (device) => {
     await using features = await ImageFeatures.of(vision, config.data, trainSet, device, options);
     await using testFeatures = await ImageFeatures.of(vision, config.data, testSet, device, options);
-    const task = await stage1Task(device, config, vision, tokenizer, { pictures: trainSet, features }, { pictures: testSet, features: testFeatures });
+    const task = await stage1Task(
+      device,
+      config,
+      vision,
+      tokenizer,
+      { pictures: trainSet, features },
+      { pictures: testSet, features: testFeatures },
+    );
     const result = await train(device, task, config satisfies TrainerConfig, run, options);
     const qformer = qFormerConfigOf(config, vision, tokenizer);
     const model = modelFolder(options.out);
@@ -166,7 +197,14 @@ export async function trainStage1(config: Stage1Config, options: RunOptions): Pr
         vision_config: vision.config,
         qformer_config: qformer,
         // Python's class asks for a language model's config even where it has none.
-        text_config: { model_type: "opt", vocab_size: 8, hidden_size: 8, num_hidden_layers: 1, ffn_dim: 8, num_attention_heads: 1 },
+        text_config: {
+          model_type: "opt",
+          vocab_size: 8,
+          hidden_size: 8,
+          num_hidden_layers: 1,
+          ffn_dim: 8,
+          num_attention_heads: 1,
+        },
         num_query_tokens: config.queries,
         image_text_hidden_size: config.sharedSize,
         image_token_index: null,
@@ -191,8 +229,23 @@ export async function trainStage2(config: Stage2Config, options: RunOptions): Pr
   const run = await RunFolder.open(options.out, config, options);
   return withDevice(options, async (device) => {
     await using features = await ImageFeatures.of(vision, config.data, trainSet, device, options);
-    await using validationFeatures = await ImageFeatures.of(vision, config.data, validationSet, device, options);
-    const task = await stage2Task(device, config, stage1, vision, languageModel, tokenizer, { pictures: trainSet, features }, { pictures: validationSet, features: validationFeatures });
+    await using validationFeatures = await ImageFeatures.of(
+      vision,
+      config.data,
+      validationSet,
+      device,
+      options,
+    );
+    const task = await stage2Task(
+      device,
+      config,
+      stage1,
+      vision,
+      languageModel,
+      tokenizer,
+      { pictures: trainSet, features },
+      { pictures: validationSet, features: validationFeatures },
+    );
     const result = await train(device, task, config satisfies TrainerConfig, run, options);
     const { model_type: _type, ...text } = languageModel.config;
     const model = modelFolder(options.out);

@@ -7,6 +7,7 @@ import type { CaptionedPicture } from "../data/caption-set.js";
 import { Random } from "../data/random.js";
 import { ShuffledPasses } from "../data/shuffle.js";
 import { input, ops, type Device, type HostTensors } from "../engine/index.js";
+import { UserError } from "../errors.js";
 import { FirstStage } from "../models/blip-2-bridge.js";
 import { qFormerConfigSchema, type QFormerConfig } from "../models/q-former.js";
 import { bidirectionalMask } from "../nn/attention-masks.js";
@@ -20,7 +21,7 @@ import type { FrozenVision, ImageFeatures } from "./image-features.js";
 import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
 /** Sizes of a Q-Former; what follows from the image encoder and the tokenizer is not repeated. */
-export const qFormerKeys = {
+const qFormerKeys = {
   hidden_size: z.int().positive(),
   num_hidden_layers: z.int().positive(),
   num_attention_heads: z.int().positive(),
@@ -31,27 +32,36 @@ export const qFormerKeys = {
   attention_probs_dropout_prob: z.number().min(0).max(1).default(0.1),
 } as const;
 
-export const stage1ConfigSchema = z.strictObject({
-  /** A folder with captions_train.json, captions_test.json and their pictures. */
-  data: z.string(),
-  /** Folder of the frozen image encoder. */
-  vision: z.string(),
-  qformer: z.strictObject(qFormerKeys),
-  queries: z.int().positive().default(32),
-  /** Width of the space in which pictures and texts are compared. */
-  sharedSize: z.int().positive().default(256),
-  /** Longest text in tokens, [CLS] and [SEP] included. */
-  maxTextLength: z.int().min(3).default(32),
-  objectives: z.array(z.enum(["itc", "itm", "itg"])).nonempty().default(["itc", "itm", "itg"]),
-  matching: z.enum(["two-class", "one-logit"]).default("two-class"),
-  /** Whether gradients pass the gathered side of the similarities; the reference detaches it. */
-  gatheredGradient: z.boolean().default(false),
-  ...trainerKeys,
-}).refine(...equalParts);
+export const stage1ConfigSchema = z
+  .strictObject({
+    /** A folder with captions_train.json, captions_test.json and their pictures. */
+    data: z.string(),
+    /** Folder of the frozen image encoder. */
+    vision: z.string(),
+    qformer: z.strictObject(qFormerKeys),
+    queries: z.int().positive().default(32),
+    /** Width of the space in which pictures and texts are compared. */
+    sharedSize: z.int().positive().default(256),
+    /** Longest text in tokens, [CLS] and [SEP] included. */
+    maxTextLength: z.int().min(3).default(32),
+    objectives: z
+      .array(z.enum(["itc", "itm", "itg"]))
+      .nonempty()
+      .default(["itc", "itm", "itg"]),
+    matching: z.enum(["two-class", "one-logit"]).default("two-class"),
+    /** Whether gradients pass the gathered side of the similarities; the reference detaches it. */
+    gatheredGradient: z.boolean().default(false),
+    ...trainerKeys,
+  })
+  .refine(...equalParts);
 
 export type Stage1Config = z.infer<typeof stage1ConfigSchema>;
 
-export function qFormerConfigOf(config: Stage1Config, vision: FrozenVision, tokenizer: TextTokenizer): QFormerConfig {
+export function qFormerConfigOf(
+  config: Stage1Config,
+  vision: FrozenVision,
+  tokenizer: TextTokenizer,
+): QFormerConfig {
   return qFormerConfigSchema.parse({
     ...config.qformer,
     vocab_size: tokenizer.vocabularySize,
@@ -79,6 +89,11 @@ export async function stage1Task(
   test: FeatureSet,
 ): Promise<Stage1Task> {
   const qformer = qFormerConfigOf(config, vision, tokenizer);
+  if (config.maxTextLength > qformer.max_position_embeddings) {
+    throw new UserError(
+      `maxTextLength is ${config.maxTextLength}, more than qformer.max_position_embeddings, which is ${qformer.max_position_embeddings}`,
+    );
+  }
   const parameters = new Parameters(() => true);
   const model = firstStageOf(config, qformer, vision, parameters);
   const size = config.batchSize / config.accumulate;
@@ -112,7 +127,10 @@ export async function stage1Task(
     metrics: { itc, itm, itg, "itm accuracy": itmAccuracy, temperature: ops.mul(model.temperature, 1) },
     batch: async (step, part) => {
       const places = Array.from({ length: size }, (_, i) => step * config.batchSize + part * size + i);
-      const chosen = places.map((position) => ({ place: passes.at(position).item, random: new Random("caption", config.seed, position) }));
+      const chosen = places.map((position) => ({
+        place: passes.at(position).item,
+        random: new Random("caption", config.seed, position),
+      }));
       const captions = chosen.map(({ place, random }) => random.pick(train.pictures[place]!.captions));
       return {
         features: await train.features.rows(chosen.map(({ place }) => place)),
@@ -124,7 +142,12 @@ export async function stage1Task(
   };
 }
 
-export function firstStageOf(config: Pick<Stage1Config, "queries" | "sharedSize" | "matching">, qformer: QFormerConfig, vision: FrozenVision, parameters: Parameters): FirstStage {
+export function firstStageOf(
+  config: Pick<Stage1Config, "queries" | "sharedSize" | "matching">,
+  qformer: QFormerConfig,
+  vision: FrozenVision,
+  parameters: Parameters,
+): FirstStage {
   return new FirstStage(
     {
       qformer,
@@ -138,7 +161,7 @@ export function firstStageOf(config: Pick<Stage1Config, "queries" | "sharedSize"
 }
 
 /** ids and mask, int64 [B, T]. */
-export function textFeeds(tokenizer: TextTokenizer, texts: readonly string[], truncate: number): HostTensors {
+function textFeeds(tokenizer: TextTokenizer, texts: readonly string[], truncate: number): HostTensors {
   const { inputIds, attentionMask } = tokenizer.encodeBatch(texts, { side: "right", truncate });
   return { ids: inputIds, mask: attentionMask };
 }
@@ -174,7 +197,10 @@ export async function stage1Measure(
   const ids = input("ids", "int64", ["B", "T"]);
   const mask = input("mask", "int64", ["B", "T"]);
   const image = model.branch.imageKeyValues(features);
-  const images = await device.compile({ rows: model.imageEmbeds(model.branch.queries("B", image).lastHiddenState) }, { residentInputs });
+  const images = await device.compile(
+    { rows: model.imageEmbeds(model.branch.queries("B", image).lastHiddenState) },
+    { residentInputs },
+  );
   const texts = await device.compile({ rows: model.textEmbeds(ids, mask) }, { residentInputs });
   const { lastHiddenState } = model.branch.qformer.forward({
     queries: model.branch.queryTokens.forward("B"),
@@ -182,12 +208,21 @@ export async function stage1Measure(
     image,
     mask: bidirectionalMask(mask, config.queries),
   });
-  const logits = ops.reduceMean(model.matchingHead.forward(ops.slice(lastHiddenState, 1, 0, config.queries)), [1]);
-  const isMatch = config.matching === "two-class" ? ops.cast(ops.argmax(logits), "float32") : ops.where(ops.less(0, ops.reshape(logits, ["B"])), 1, 0);
+  const logits = ops.reduceMean(
+    model.matchingHead.forward(ops.slice(lastHiddenState, 1, 0, config.queries)),
+    [1],
+  );
+  const isMatch =
+    config.matching === "two-class"
+      ? ops.cast(ops.argmax(logits), "float32")
+      : ops.where(ops.less(0, ops.reshape(logits, ["B"])), 1, 0);
   const matching = await device.compile({ matched: isMatch }, { residentInputs });
   const comparison = await device.compile({
     // [texts, images]
-    similarity: maxOverQueries(input("text_rows", "float32", ["N", config.sharedSize]), input("image_rows", "float32", ["M", config.queries, config.sharedSize])),
+    similarity: maxOverQueries(
+      input("text_rows", "float32", ["N", config.sharedSize]),
+      input("image_rows", "float32", ["M", config.queries, config.sharedSize]),
+    ),
   });
 
   return async ({ pictures, features: cache }, { signal, onProgress } = {}) => {
@@ -200,36 +235,72 @@ export async function stage1Measure(
       const image = await images.run({ features: await cache.rows(places) }, { signal });
       onProgress?.({ step: from + places.length, total: count, detail: "pairs" });
       imageRows.set(image["rows"]!.data as Float32Array, from * config.queries * config.sharedSize);
-      const text = await texts.run(textFeeds(tokenizer, places.map((place) => captions[place]!), config.maxTextLength));
+      const text = await texts.run(
+        textFeeds(
+          tokenizer,
+          places.map((place) => captions[place]!),
+          config.maxTextLength,
+        ),
+      );
       textRows.set(text["rows"]!.data as Float32Array, from * config.sharedSize);
     }
     const { similarity } = await comparison.run({
       text_rows: { dtype: "float32", dims: [count, config.sharedSize], data: textRows },
       image_rows: { dtype: "float32", dims: [count, config.queries, config.sharedSize], data: imageRows },
     });
-    const score = (text: number, picture: number): number => (similarity!.data as Float32Array)[text * count + picture]!;
+    const score = (text: number, picture: number): number =>
+      (similarity!.data as Float32Array)[text * count + picture]!;
     const all = range(0, count);
     const best = (candidates: readonly number[], value: (candidate: number) => number): number =>
-      candidates.reduce((top, candidate) => (value(candidate) > value(top) ? candidate : top), candidates[0]!);
+      candidates.reduce(
+        (top, candidate) => (value(candidate) > value(top) ? candidate : top),
+        candidates[0]!,
+      );
     const same = (a: number, b: number): boolean => captions[a] === captions[b];
-    const textToImage = all.filter((text) => same(text, best(all, (picture) => score(text, picture)))).length / count;
-    const imageToText = all.filter((picture) => same(picture, best(all, (text) => score(text, picture)))).length / count;
+    const textToImage =
+      all.filter((text) =>
+        same(
+          text,
+          best(all, (picture) => score(text, picture)),
+        ),
+      ).length / count;
+    const imageToText =
+      all.filter((picture) =>
+        same(
+          picture,
+          best(all, (text) => score(text, picture)),
+        ),
+      ).length / count;
 
     const decide = async (textOf: (picture: number) => number, wanted: number): Promise<number> => {
       let right = 0;
       for (let from = 0; from < count; from += pairsAtOnce) {
         const places = range(from, Math.min(count, from + pairsAtOnce));
-        const feeds = textFeeds(tokenizer, places.map((place) => captions[textOf(place)]!), config.maxTextLength);
+        const feeds = textFeeds(
+          tokenizer,
+          places.map((place) => captions[textOf(place)]!),
+          config.maxTextLength,
+        );
         const { matched } = await matching.run({ features: await cache.rows(places), ...feeds }, { signal });
         right += (matched!.data as Float32Array).reduce((sum, value) => sum + Number(value === wanted), 0);
       }
       return right / count;
     };
-    const recalls = { "test itc image to text recall@1": imageToText, "test itc text to image recall@1": textToImage };
+    const recalls = {
+      "test itc image to text recall@1": imageToText,
+      "test itc text to image recall@1": textToImage,
+    };
     // Where all captions are the same there is no wrong one to decide about.
     if (captions.every((caption) => caption === captions[0])) return recalls;
-    const hardest = all.map((picture) => best(all.filter((text) => !same(text, picture)), (text) => score(text, picture)));
-    const other = all.map((picture) => all.find((step) => step > 0 && !same((picture + step) % count, picture))!).map((step, picture) => (picture + step) % count);
+    const hardest = all.map((picture) =>
+      best(
+        all.filter((text) => !same(text, picture)),
+        (text) => score(text, picture),
+      ),
+    );
+    const other = all
+      .map((picture) => all.find((step) => step > 0 && !same((picture + step) % count, picture))!)
+      .map((step, picture) => (picture + step) % count);
     const onTrue = await decide((picture) => picture, 1);
     const onOther = await decide((picture) => other[picture]!, 0);
     const onHardest = await decide((picture) => hardest[picture]!, 0);

@@ -26,23 +26,25 @@ import { stepSeed, type FeatureSet } from "./stage-1.js";
 import { paddedBatch, type TokenRow } from "./token-rows.js";
 import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
 
-export const stage2ConfigSchema = z.strictObject({
-  /** A folder with captions_train.json, captions_validation.json and their pictures. */
-  data: z.string(),
-  /** Folder that stage 1 wrote: the bridge's start, and the frozen image encoder. */
-  stage1: z.string(),
-  /** Folder of the frozen language model. */
-  languageModel: z.string(),
-  /** Text before every caption, on which nothing is learnt. */
-  prompt: z.string().default(""),
-  /** Longest text in tokens, the start and end tokens included. */
-  maxTextLength: z.int().min(3).default(40),
-  /** Whether the start token is a target of the last query, as in the reference without a prompt. */
-  learnStartToken: z.boolean().default(false),
-  /** Starts the language projection at the spread of the frozen word table, not at PyTorch's default. */
-  matchWordScale: z.boolean().default(true),
-  ...trainerKeys,
-}).refine(...equalParts);
+export const stage2ConfigSchema = z
+  .strictObject({
+    /** A folder with captions_train.json, captions_validation.json and their pictures. */
+    data: z.string(),
+    /** Folder that stage 1 wrote: the bridge's start, and the frozen image encoder. */
+    stage1: z.string(),
+    /** Folder of the frozen language model. */
+    languageModel: z.string(),
+    /** Text before every caption, on which nothing is learnt. */
+    prompt: z.string().default(""),
+    /** Longest text in tokens, the start and end tokens included. */
+    maxTextLength: z.int().min(3).default(40),
+    /** Whether the start token is a target of the last query, as in the reference without a prompt. */
+    learnStartToken: z.boolean().default(false),
+    /** Starts the language projection at the spread of the frozen word table, not at PyTorch's default. */
+    matchWordScale: z.boolean().default(true),
+    ...trainerKeys,
+  })
+  .refine(...equalParts);
 
 export type Stage2Config = z.infer<typeof stage2ConfigSchema>;
 
@@ -56,15 +58,27 @@ export interface FrozenLanguageModel {
 export async function readFrozenLanguageModel(path: string): Promise<FrozenLanguageModel> {
   const folder = await readModelFolder(path);
   const type = folder.config["model_type"];
-  if (type !== "opt") throw new UserError(`${path}: model_type "${String(type)}" is no language model that stage 2 can use (opt)`);
+  if (type !== "opt")
+    throw new UserError(
+      `${path}: model_type "${String(type)}" is no language model that stage 2 can use (opt)`,
+    );
   const config = optConfigSchema.parse(folder.config);
   const parameters = new Parameters(() => false);
   const { embeddingSize } = new Opt(config, parameters.scope());
-  if (embeddingSize !== config.hidden_size) throw new UserError(`${path}: stage 2 needs a language model whose words are as wide as its layers (${embeddingSize} and ${config.hidden_size})`);
+  if (embeddingSize !== config.hidden_size)
+    throw new UserError(
+      `${path}: stage 2 needs a language model whose words are as wide as its layers (${embeddingSize} and ${config.hidden_size})`,
+    );
   // The head is the word table; files that store it twice are read all the same.
-  checkTensors(parameters.shapes, folder.weights.tensors, path, { ignored: (name) => name === "lm_head.weight" });
+  checkTensors(parameters.shapes, folder.weights.tensors, path, {
+    ignored: (name) => name === "lm_head.weight",
+  });
   const tensors = await folder.weights.readAll(parameters.shapes.keys());
-  return { folder, config, weights: new Map([...tensors].map(([name, value]) => [`language_model.${name}`, value])) };
+  return {
+    folder,
+    config,
+    weights: new Map([...tensors].map(([name, value]) => [`language_model.${name}`, value])),
+  };
 }
 
 export interface Stage2Task extends Task {
@@ -86,7 +100,17 @@ export async function stage2Task(
   validation: FeatureSet,
 ): Promise<Stage2Task> {
   const queries = Number(stage1.config["num_query_tokens"]);
-  const qformer = qFormerConfigSchema.parse({ ...(stage1.config["qformer_config"] as object), use_qformer_text_input: false, vocab_size: 30522 });
+  const qformer = qFormerConfigSchema.parse({
+    ...(stage1.config["qformer_config"] as object),
+    use_qformer_text_input: false,
+    vocab_size: 30522,
+  });
+  const { max_position_embeddings: room } = languageModel.config;
+  if (queries + config.maxTextLength > room) {
+    throw new UserError(
+      `maxTextLength is ${config.maxTextLength}, too much after ${queries} queries: the language model has ${room} positions`,
+    );
+  }
   const parameters = new Parameters(isTrained);
   const opt = new Opt(languageModel.config, parameters.scope("language_model"));
   const spread = wordSpread(languageModel) / Math.sqrt(qformer.hidden_size);
@@ -103,7 +127,10 @@ export async function stage2Task(
   const size = config.batchSize / config.accumulate;
   const [, positions, width] = train.features.dims;
   const seed = input("seed", "uint64", []);
-  const usesDropout = qformer.hidden_dropout_prob > 0 || qformer.attention_probs_dropout_prob > 0 || languageModel.config.dropout > 0;
+  const usesDropout =
+    qformer.hidden_dropout_prob > 0 ||
+    qformer.attention_probs_dropout_prob > 0 ||
+    languageModel.config.dropout > 0;
   const batch = (count: number | string) => ({
     features: input("features", "float32", [count, positions, width]),
     ids: input("ids", "int64", [count, "T"]),
@@ -114,8 +141,15 @@ export async function stage2Task(
   const row = captionRow(tokenizer, config);
   const pad = tokenizer.specialIds.pad!;
   const passes = new ShuffledPasses(train.pictures.length, config.seed);
-  const measure = await device.compile({ loss: softPromptLoss(bridge, opt, batch("B")) }, { weights: languageModel.weights, residentInputs: weightSlots(parameters) });
-  const feeds = async (set: FeatureSet, places: readonly number[], captions: readonly string[]): Promise<HostTensors> => ({
+  const measure = await device.compile(
+    { loss: softPromptLoss(bridge, opt, batch("B")) },
+    { weights: languageModel.weights, residentInputs: weightSlots(parameters) },
+  );
+  const feeds = async (
+    set: FeatureSet,
+    places: readonly number[],
+    captions: readonly string[],
+  ): Promise<HostTensors> => ({
     features: await set.features.rows(places),
     ...paddedBatch(captions.map(row), pad),
   });
@@ -128,10 +162,20 @@ export async function stage2Task(
     loss,
     metrics: {},
     batch: async (step, part) => {
-      const positionsOfBatch = Array.from({ length: size }, (_, i) => step * config.batchSize + part * size + i);
-      const chosen = positionsOfBatch.map((position) => ({ place: passes.at(position).item, random: new Random("caption", config.seed, position) }));
+      const positionsOfBatch = Array.from(
+        { length: size },
+        (_, i) => step * config.batchSize + part * size + i,
+      );
+      const chosen = positionsOfBatch.map((position) => ({
+        place: passes.at(position).item,
+        random: new Random("caption", config.seed, position),
+      }));
       const captions = chosen.map(({ place, random }) => random.pick(train.pictures[place]!.captions));
-      const batchFeeds = await feeds(train, chosen.map(({ place }) => place), captions);
+      const batchFeeds = await feeds(
+        train,
+        chosen.map(({ place }) => place),
+        captions,
+      );
       return usesDropout ? { ...batchFeeds, seed: stepSeed(config.seed, step, part) } : batchFeeds;
     },
     evaluate: async () => {
@@ -139,7 +183,13 @@ export async function stage2Task(
       let sum = 0;
       for (let from = 0; from < count; from += 50) {
         const places = Array.from({ length: Math.min(50, count - from) }, (_, i) => from + i);
-        const result = await measure.run(await feeds(validation, places, places.map((place) => validation.pictures[place]!.captions[0]!)));
+        const result = await measure.run(
+          await feeds(
+            validation,
+            places,
+            places.map((place) => validation.pictures[place]!.captions[0]!),
+          ),
+        );
         sum += (result["loss"]!.data as Float32Array)[0]! * places.length;
       }
       return { "validation loss": sum / count };
@@ -153,22 +203,34 @@ function captionRow(tokenizer: TextTokenizer, config: Stage2Config): (caption: s
   const opening = config.prompt === "" ? [tokenizer.idOf("</s>")] : tokenizer.encode(config.prompt);
   const isLearnt = config.learnStartToken && config.prompt === "";
   return (caption) => {
-    const words = tokenizer.encode(caption, { addSpecialTokens: false }).slice(0, config.maxTextLength - opening.length - 1);
+    const words = tokenizer
+      .encode(caption, { addSpecialTokens: false })
+      .slice(0, config.maxTextLength - opening.length - 1);
     const target = [...words, newline];
-    return { ids: [...opening, ...target], labels: [...opening.map((id) => (isLearnt ? id : ignoreIndex)), ...target] };
+    return {
+      ids: [...opening, ...target],
+      labels: [...opening.map((id) => (isLearnt ? id : ignoreIndex)), ...target],
+    };
   };
 }
 
 /** Root mean square of the word table. */
 function wordSpread({ weights }: FrozenLanguageModel): number {
-  const table = toFloat32(weights.get("language_model.model.decoder.embed_tokens.weight")!).data as Float32Array;
+  const table = toFloat32(weights.get("language_model.model.decoder.embed_tokens.weight")!)
+    .data as Float32Array;
   return Math.sqrt(table.reduce((sum, value) => sum + value * value, 0) / table.length);
 }
 
 /** Stage 1's weights for what both stages have, fresh ones for the language projection. */
-async function startOf(stage1: ModelFolder, parameters: Parameters, seed: number): Promise<Map<string, HostTensor>> {
+async function startOf(
+  stage1: ModelFolder,
+  parameters: Parameters,
+  seed: number,
+): Promise<Map<string, HostTensor>> {
   const fresh = initialise(parameters.trainable, seed);
-  const shared = new Map([...parameters.shapes].filter(([name]) => isTrained(name) && !name.startsWith("language_projection.")));
+  const shared = new Map(
+    [...parameters.shapes].filter(([name]) => isTrained(name) && !name.startsWith("language_projection.")),
+  );
   checkTensors(shared, stage1.weights.tensors, stage1.path, { ignored: (name) => !shared.has(name) });
   for (const [name, value] of await stage1.weights.readAll(shared.keys())) fresh.set(name, toFloat32(value));
   return fresh;

@@ -10,7 +10,11 @@ import { checkpointOf } from "./run-folder.js";
  * Weights before the first step. With `start`, the folder of an earlier run of the same sizes, its checkpoint's
  * weights (moments begin anew). Throws a `UserError` naming every weight that does not fit.
  */
-export async function startWeights(parameters: Parameters, seed: number, start?: string): Promise<ReadonlyMap<string, HostTensor>> {
+export async function startWeights(
+  parameters: Parameters,
+  seed: number,
+  start?: string,
+): Promise<ReadonlyMap<string, HostTensor>> {
   if (start === undefined) return initialise(parameters.trainable, seed);
   const { tensors } = await checkpointOf(start);
   const found = new Map<string, HostTensor>();

@@ -4,7 +4,15 @@
  * step, so a resumed run equals an unbroken one.
  */
 import { z } from "zod";
-import { gradients, trainableParameters, type Device, type HostTensors, type Program, type Tensor, type Weights } from "../engine/index.js";
+import {
+  gradients,
+  trainableParameters,
+  type Device,
+  type HostTensors,
+  type Program,
+  type Tensor,
+  type Weights,
+} from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import type { DeclaredParameter, Parameters } from "../nn/parameters.js";
@@ -29,7 +37,10 @@ export const trainerKeys = {
 } as const;
 
 /** For `refine` of every training configuration: a batch is cut into equal parts. */
-export const equalParts: [check: (config: { batchSize: number; accumulate: number }) => boolean, problem: { path: string[]; message: string }] = [
+export const equalParts: [
+  check: (config: { batchSize: number; accumulate: number }) => boolean,
+  problem: { path: string[]; message: string },
+] = [
   ({ batchSize, accumulate }) => batchSize % accumulate === 0,
   { path: ["batchSize"], message: "must be a multiple of accumulate" },
 ];
@@ -74,7 +85,13 @@ export function weightSlots(parameters: Parameters): Record<string, string> {
  * whose gradients are not finite are skipped and logged; too many in a row stop the run with a
  * `UserError` that names the step.
  */
-export async function train(device: Device, task: Task, config: TrainerConfig, run: RunFolder, hooks: TrainingHooks = {}): Promise<TrainingResult> {
+export async function train(
+  device: Device,
+  task: Task,
+  config: TrainerConfig,
+  run: RunFolder,
+  hooks: TrainingHooks = {},
+): Promise<TrainingResult> {
   const declared = task.parameters.trainable;
   // An objective that is left out leaves its head unreached: such weights keep their start.
   const reached = trainableParameters([task.loss]);
@@ -83,7 +100,9 @@ export async function train(device: Device, task: Task, config: TrainerConfig, r
   await device.put(startingState(task, trainable, run));
   const stepProgram = await compileStep(device, task, trainable);
   const optimizer = await AdamW.create(device, trainable, config.optimizer);
-  const partSlots = Object.fromEntries(trainable.map(({ name }) => [gradientOutput(name), slots.partGradient(name)]));
+  const partSlots = Object.fromEntries(
+    trainable.map(({ name }) => [gradientOutput(name), slots.partGradient(name)]),
+  );
 
   let step = run.checkpoint?.step ?? 0;
   let saved = step;
@@ -120,7 +139,9 @@ export async function train(device: Device, task: Task, config: TrainerConfig, r
     }
     const rate = learningRate(config.learningRate, step, config.steps);
     const isUsable = Number.isFinite(metrics["loss"]!);
-    const { gradientNorm } = isUsable ? await optimizer.update(step + 1, rate, 1 / config.accumulate) : { gradientNorm: NaN };
+    const { gradientNorm } = isUsable
+      ? await optimizer.update(step + 1, rate, 1 / config.accumulate)
+      : { gradientNorm: NaN };
     step += 1;
 
     if (!Number.isFinite(gradientNorm)) {
@@ -129,18 +150,26 @@ export async function train(device: Device, task: Task, config: TrainerConfig, r
       hooks.log?.(`step ${step}: the gradients are not finite; the step was skipped`);
       if (badSteps > config.badStepsAllowed) {
         await save();
-        throw new UserError(`training stopped at step ${step}: gradients were not finite in ${badSteps} steps in a row; lower the learning rate or look at the data`);
+        throw new UserError(
+          `training stopped at step ${step}: gradients were not finite in ${badSteps} steps in a row; lower the learning rate or look at the data`,
+        );
       }
     } else {
       badSteps = 0;
-      for (const [name, value] of Object.entries({ ...metrics, gradientNorm })) sums[name] = (sums[name] ?? 0) + value;
+      for (const [name, value] of Object.entries({ ...metrics, gradientNorm }))
+        sums[name] = (sums[name] ?? 0) + value;
       counted += 1;
     }
 
     const isLast = step === config.steps;
     if ((step % config.logEvery === 0 || isLast) && counted > 0) {
       const seconds = (performance.now() - clock) / 1000 / counted;
-      last = rounded({ step, ...Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, sum / counted])), learningRate: rate, secondsPerStep: seconds });
+      last = rounded({
+        step,
+        ...Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, sum / counted])),
+        learningRate: rate,
+        secondsPerStep: seconds,
+      });
       await run.log(last);
       [sums, counted, clock] = [{}, 0, performance.now()];
     }
@@ -161,19 +190,31 @@ export async function train(device: Device, task: Task, config: TrainerConfig, r
 
 const gradientOutput = (name: string): string => `gradient of ${name}`;
 
-function stateSlotsOf(declared: readonly DeclaredParameter[], trainable: readonly DeclaredParameter[]): string[] {
+function stateSlotsOf(
+  declared: readonly DeclaredParameter[],
+  trainable: readonly DeclaredParameter[],
+): string[] {
   const moments = trainable.flatMap(({ name }) => [slots.firstMoment(name), slots.secondMoment(name)]);
   return [...declared.map(({ name }) => slots.weight(name)), ...moments];
 }
 
-async function compileStep(device: Device, task: Task, trainable: readonly DeclaredParameter[]): Promise<Program> {
-  const parts = gradients(task.loss, trainable.map(({ tensor }) => tensor));
+async function compileStep(
+  device: Device,
+  task: Task,
+  trainable: readonly DeclaredParameter[],
+): Promise<Program> {
+  const parts = gradients(
+    task.loss,
+    trainable.map(({ tensor }) => tensor),
+  );
   const outputs: Record<string, Tensor> = { loss: task.loss, ...task.metrics };
   for (const [i, { name }] of trainable.entries()) outputs[gradientOutput(name)] = parts[i]!;
   return device.compile(outputs, {
     weights: task.weights,
     residentInputs: weightSlots(task.parameters),
-    residentOutputs: Object.fromEntries(trainable.map(({ name }) => [gradientOutput(name), slots.gradient(name)])),
+    residentOutputs: Object.fromEntries(
+      trainable.map(({ name }) => [gradientOutput(name), slots.gradient(name)]),
+    ),
   });
 }
 
@@ -181,7 +222,11 @@ function prepare(task: Task, config: TrainerConfig, step: number): Promise<reado
   return Promise.all(Array.from({ length: config.accumulate }, (_, part) => task.batch(step, part)));
 }
 
-function startingState(task: Task, trainable: readonly DeclaredParameter[], run: RunFolder): Record<string, HostTensor> {
+function startingState(
+  task: Task,
+  trainable: readonly DeclaredParameter[],
+  run: RunFolder,
+): Record<string, HostTensor> {
   const declared = task.parameters.trainable;
   const saved = run.checkpoint?.tensors;
   if (saved === undefined) {
@@ -191,11 +236,15 @@ function startingState(task: Task, trainable: readonly DeclaredParameter[], run:
   const wanted = stateSlotsOf(declared, trainable);
   const missing = wanted.filter((name) => !saved.has(name));
   if (missing.length > 0) {
-    throw new UserError(`${run.path}: the checkpoint lacks ${missing.join(", ")}; it belongs to another model`);
+    throw new UserError(
+      `${run.path}: the checkpoint lacks ${missing.join(", ")}; it belongs to another model`,
+    );
   }
   return Object.fromEntries(wanted.map((name) => [name, saved.get(name)!]));
 }
 
 function rounded(line: Record<string, number>): Record<string, number> {
-  return Object.fromEntries(Object.entries(line).map(([name, value]) => [name, Number(value.toPrecision(6))]));
+  return Object.fromEntries(
+    Object.entries(line).map(([name, value]) => [name, Number(value.toPrecision(6))]),
+  );
 }

@@ -6,7 +6,15 @@
  * the last but one block, so the last block is dropped at the end (paper section 3.3).
  */
 import { z } from "zod";
-import { input, integer, ops, type Device, type HostTensors, type Program, type Tensor } from "../engine/index.js";
+import {
+  input,
+  integer,
+  ops,
+  type Device,
+  type HostTensors,
+  type Program,
+  type Tensor,
+} from "../engine/index.js";
 import type { CaptionedPicture } from "../data/caption-set.js";
 import { PictureCache } from "../data/picture-cache.js";
 import { Random } from "../data/random.js";
@@ -15,7 +23,11 @@ import { ShuffledPasses } from "../data/shuffle.js";
 import { InterruptedError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
 import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
-import { Blip2VisionModel, blip2VisionConfigSchema, type Blip2VisionConfig } from "../models/blip-2-vision.js";
+import {
+  Blip2VisionModel,
+  blip2VisionConfigSchema,
+  type Blip2VisionConfig,
+} from "../models/blip-2-vision.js";
 import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
 import { LayerNorm, Linear } from "../nn/layers.js";
 import { normal, Parameters } from "../nn/parameters.js";
@@ -26,32 +38,34 @@ import { newlineId } from "./language-model.js";
 import { startWeights } from "./start-weights.js";
 import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
-export const visionConfigSchema = z.strictObject({
-  /** A folder with captions_train.json, captions_validation.json and their pictures. */
-  data: z.string(),
-  model: z.strictObject({
-    hidden_size: z.int().positive(),
-    intermediate_size: z.int().positive(),
-    /** Blocks that are trained; the last one is dropped afterwards. */
-    num_hidden_layers: z.int().min(2),
-    num_attention_heads: z.int().positive(),
-    image_size: z.int().positive(),
-    patch_size: z.int().positive(),
-  }),
-  textTower: z.strictObject({
-    hidden_size: z.int().positive(),
-    num_hidden_layers: z.int().positive(),
-    num_attention_heads: z.int().positive(),
-    ffn_dim: z.int().positive(),
-  }),
-  /** Width of the space in which pictures and texts are compared. */
-  sharedSize: z.int().positive().default(128),
-  /** Weight of the patch classification; 0 leaves it out, and must be 0 without scenes_<split>.json. */
-  patchWeight: z.number().nonnegative().default(0),
-  /** Folder of an earlier run of the same sizes whose weights this one starts from. */
-  start: z.string().optional(),
-  ...trainerKeys,
-}).refine(...equalParts);
+export const visionConfigSchema = z
+  .strictObject({
+    /** A folder with captions_train.json, captions_validation.json and their pictures. */
+    data: z.string(),
+    model: z.strictObject({
+      hidden_size: z.int().positive(),
+      intermediate_size: z.int().positive(),
+      /** Blocks that are trained; the last one is dropped afterwards. */
+      num_hidden_layers: z.int().min(2),
+      num_attention_heads: z.int().positive(),
+      image_size: z.int().positive(),
+      patch_size: z.int().positive(),
+    }),
+    textTower: z.strictObject({
+      hidden_size: z.int().positive(),
+      num_hidden_layers: z.int().positive(),
+      num_attention_heads: z.int().positive(),
+      ffn_dim: z.int().positive(),
+    }),
+    /** Width of the space in which pictures and texts are compared. */
+    sharedSize: z.int().positive().default(128),
+    /** Weight of the patch classification; 0 leaves it out, and must be 0 without scenes_<split>.json. */
+    patchWeight: z.number().nonnegative().default(0),
+    /** Folder of an earlier run of the same sizes whose weights this one starts from. */
+    start: z.string().optional(),
+    ...trainerKeys,
+  })
+  .refine(...equalParts);
 
 export type VisionConfig = z.infer<typeof visionConfigSchema>;
 
@@ -84,20 +98,32 @@ export class ContrastiveTowers {
     this.vision = new Blip2VisionModel(vision, scope.at("vision_model"));
     this.text = new Opt(text, scope.at("text_model"), { words: normal(0.05), positions: normal(0.02) });
     const [wide, narrow] = [vision.hidden_size, text.hidden_size];
-    this.visualProjection = new Linear(scope.at("visual_projection"), wide, sharedSize, { bias: false, weightInit: normal(wide ** -0.5) });
-    this.textProjection = new Linear(scope.at("text_projection"), narrow, sharedSize, { bias: false, weightInit: normal(narrow ** -0.5) });
+    this.visualProjection = new Linear(scope.at("visual_projection"), wide, sharedSize, {
+      bias: false,
+      weightInit: normal(wide ** -0.5),
+    });
+    this.textProjection = new Linear(scope.at("text_projection"), narrow, sharedSize, {
+      bias: false,
+      weightInit: normal(narrow ** -0.5),
+    });
     this.logScale = scope.tensor("logit_scale", [], { kind: "constant", value: Math.log(1 / 0.07) });
   }
 
   /** pixelValues: [B, 3, S, S] -> the blocks' outputs and unit rows [B, E] from the class position. */
   images(pixelValues: Tensor): { readonly hiddenStates: readonly Tensor[]; readonly embeds: Tensor } {
     const { hiddenStates, lastHiddenState } = this.vision.forward(pixelValues);
-    return { hiddenStates, embeds: ops.l2Normalize(this.visualProjection.forward(ops.select(lastHiddenState, 1, 0))) };
+    return {
+      hiddenStates,
+      embeds: ops.l2Normalize(this.visualProjection.forward(ops.select(lastHiddenState, 1, 0))),
+    };
   }
 
   /** ids, mask: int64 [N, T]; ends: int64 [N], each row's last token in the flattened batch -> unit rows [N, E]. */
   texts(ids: Tensor, mask: Tensor, ends: Tensor): Tensor {
-    const { lastHiddenState } = this.text.forward({ inputsEmbeds: this.text.embed(ids), attentionMask: mask });
+    const { lastHiddenState } = this.text.forward({
+      inputsEmbeds: this.text.embed(ids),
+      attentionMask: mask,
+    });
     const [n, t, d] = lastHiddenState.shape;
     const last = ops.gatherRows(ops.reshape(lastHiddenState, [ops.multiplyDims(n!, t!), d!]), ends);
     return ops.l2Normalize(this.textProjection.forward(last));
@@ -106,12 +132,27 @@ export class ContrastiveTowers {
 
 /** Groups of words of which one can stand for another, to alter captions with. */
 export function wordGroups(world: WorldDescription): readonly (readonly string[])[] {
-  const plural = world.kinds.map((kind) => (kind.endsWith("s") ? `${kind}es` : kind === "fish" ? kind : `${kind}s`));
-  return [world.kinds, plural, world.colors, world.sizes, world.backgrounds, ["left", "right"], ["top", "bottom"], ["above", "below"]];
+  const plural = world.kinds.map((kind) =>
+    kind.endsWith("s") ? `${kind}es` : kind === "fish" ? kind : `${kind}s`,
+  );
+  return [
+    world.kinds,
+    plural,
+    world.colors,
+    world.sizes,
+    world.backgrounds,
+    ["left", "right"],
+    ["top", "bottom"],
+    ["above", "below"],
+  ];
 }
 
 /** The caption with one word replaced by another of its group; unchanged if it has no such word. */
-export function alterCaption(caption: string, groups: readonly (readonly string[])[], random: Random): string {
+export function alterCaption(
+  caption: string,
+  groups: readonly (readonly string[])[],
+  random: Random,
+): string {
   const words = caption.split(/(?<=\b)|(?=\b)/);
   const places = words.flatMap((word, place) => {
     const group = groups.find((members) => members.includes(word));
@@ -131,9 +172,18 @@ export function captionRows(tokenizer: TextTokenizer, captions: readonly string[
   const pad = tokenizer.specialIds.pad!;
   const dims = [rows.length, length];
   return {
-    text_ids: int64Tensor(rows.flatMap((row) => Array.from({ length }, (_, place) => row[place] ?? pad)), dims),
-    text_mask: int64Tensor(rows.flatMap((row) => Array.from({ length }, (_, place) => Number(place < row.length))), dims),
-    text_ends: int64Tensor(rows.map((row, r) => r * length + row.length - 1), [rows.length]),
+    text_ids: int64Tensor(
+      rows.flatMap((row) => Array.from({ length }, (_, place) => row[place] ?? pad)),
+      dims,
+    ),
+    text_mask: int64Tensor(
+      rows.flatMap((row) => Array.from({ length }, (_, place) => Number(place < row.length))),
+      dims,
+    ),
+    text_ends: int64Tensor(
+      rows.map((row, r) => r * length + row.length - 1),
+      [rows.length],
+    ),
   };
 }
 
@@ -158,14 +208,19 @@ export function patchLabels(
       const x = ((patch % grid) + 0.5) * patch_size * perPixel;
       const y = (Math.floor(patch / grid) + 0.5) * patch_size * perPixel;
       // Objects are drawn in order, so of two that overlap the later one is seen.
-      const seen = objects.findLast((object) => Math.max(Math.abs(object.x - x), Math.abs(object.y - y)) <= world.size_pixels[object.size]! / 2);
+      const seen = objects.findLast(
+        (object) =>
+          Math.max(Math.abs(object.x - x), Math.abs(object.y - y)) <= world.size_pixels[object.size]! / 2,
+      );
       const nothing = random.chance(emptyShare) ? 0 : ignoreIndex;
       labels.kind.push(seen === undefined ? nothing : 1 + world.kinds.indexOf(seen.kind));
       labels.color.push(seen === undefined ? nothing : 1 + world.colors.indexOf(seen.color));
       labels.size.push(seen === undefined ? nothing : 1 + world.sizes.indexOf(seen.size));
     }
   }
-  return Object.fromEntries(Object.entries(labels).map(([name, values]) => [`patch_${name}`, int64Tensor(values, [values.length])]));
+  return Object.fromEntries(
+    Object.entries(labels).map(([name, values]) => [`patch_${name}`, int64Tensor(values, [values.length])]),
+  );
 }
 
 export interface VisionData {
@@ -176,10 +231,21 @@ export interface VisionData {
   readonly scenes?: ReadonlyMap<number, SceneRecord>;
 }
 
-export async function visionTask(device: Device, config: VisionConfig, tokenizer: TextTokenizer, data: VisionData, preprocessing: PreprocessConfig): Promise<Task> {
+export async function visionTask(
+  device: Device,
+  config: VisionConfig,
+  tokenizer: TextTokenizer,
+  data: VisionData,
+  preprocessing: PreprocessConfig,
+): Promise<Task> {
   const vision = blip2VisionConfigOf(config);
   const parameters = new Parameters(() => true);
-  const towers = new ContrastiveTowers(vision, textTowerConfigOf(config, tokenizer), config.sharedSize, parameters);
+  const towers = new ContrastiveTowers(
+    vision,
+    textTowerConfigOf(config, tokenizer),
+    config.sharedSize,
+    parameters,
+  );
   const size = config.batchSize / config.accumulate;
   const side = vision.image_size;
   const pixels = input("pixel_values", "float32", [size, 3, side, side]);
@@ -206,13 +272,28 @@ export async function visionTask(device: Device, config: VisionConfig, tokenizer
     batch: async (step, part) => {
       const chosen = Array.from({ length: size }, (_, i) => {
         const position = step * config.batchSize + part * size + i;
-        return { picture: data.train[passes.at(position).item]!, random: new Random("caption", config.seed, position) };
+        return {
+          picture: data.train[passes.at(position).item]!,
+          random: new Random("caption", config.seed, position),
+        };
       });
       const images = await Promise.all(chosen.map(({ picture }) => cache.get(picture.file)));
       const captions = chosen.map(({ picture, random }) => random.pick(picture.captions));
       const altered = captions.map((caption, i) => alterCaption(caption, groups, chosen[i]!.random));
-      const labels = config.patchWeight > 0 ? patchLabels(chosen.map(({ picture }) => data.scenes!.get(picture.id)!), data.world!, vision, new Random("patches", config.seed, step, part)) : {};
-      return { pixel_values: preprocess(images, preprocessing), ...captionRows(tokenizer, [...captions, ...altered]), ...labels };
+      const labels =
+        config.patchWeight > 0
+          ? patchLabels(
+              chosen.map(({ picture }) => data.scenes!.get(picture.id)!),
+              data.world!,
+              vision,
+              new Random("patches", config.seed, step, part),
+            )
+          : {};
+      return {
+        pixel_values: preprocess(images, preprocessing),
+        ...captionRows(tokenizer, [...captions, ...altered]),
+        ...labels,
+      };
     },
     evaluate: () => measure(data.validation, cache, preprocessing),
   };
@@ -227,25 +308,40 @@ function textInputs(): { readonly ids: Tensor; readonly mask: Tensor; readonly e
 }
 
 /** Classifies each patch by kind, colour and size of what covers it. features: [B, 1 + P, D]. */
-function patchLoss(features: Tensor, world: WorldDescription, vision: Blip2VisionConfig, parameters: Parameters): { readonly loss: Tensor; readonly metrics: Record<string, Tensor> } {
+function patchLoss(
+  features: Tensor,
+  world: WorldDescription,
+  vision: Blip2VisionConfig,
+  parameters: Parameters,
+): { readonly loss: Tensor; readonly metrics: Record<string, Tensor> } {
   const [b, positions, d] = features.shape as readonly number[];
   const rows = b! * (positions! - 1);
   const head = parameters.scope("patch_head");
   const norm = new LayerNorm(head.at("norm"), vision.hidden_size, vision.layer_norm_eps);
   const patches = norm.forward(ops.reshape(ops.slice(features, 1, 1, positions! - 1), [rows, d!]));
   const metrics: Record<string, Tensor> = {};
-  const losses = Object.entries({ kind: world.kinds, color: world.colors, size: world.sizes }).map(([name, words]) => {
-    const labels = input(`patch_${name}`, "int64", [rows]);
-    const logits = new Linear(head.at(name), vision.hidden_size, words.length + 1).forward(patches);
-    const covered = ops.cast(ops.less(integer(0), labels), "float32");
-    const right = ops.cast(ops.equal(ops.argmax(logits), labels), "float32");
-    metrics[`patch ${name} accuracy`] = ops.div(ops.reduceSum(ops.mul(right, covered)), ops.reduceSum(covered));
-    return crossEntropy(logits, labels);
-  });
+  const losses = Object.entries({ kind: world.kinds, color: world.colors, size: world.sizes }).map(
+    ([name, words]) => {
+      const labels = input(`patch_${name}`, "int64", [rows]);
+      const logits = new Linear(head.at(name), vision.hidden_size, words.length + 1).forward(patches);
+      const covered = ops.cast(ops.less(integer(0), labels), "float32");
+      const right = ops.cast(ops.equal(ops.argmax(logits), labels), "float32");
+      metrics[`patch ${name} accuracy`] = ops.div(
+        ops.reduceSum(ops.mul(right, covered)),
+        ops.reduceSum(covered),
+      );
+      return crossEntropy(logits, labels);
+    },
+  );
   return { loss: losses.reduce((a, c) => ops.add(a, c)), metrics };
 }
 
-type RetrievalMeasure = (pictures: readonly CaptionedPicture[], cache: PictureCache, preprocessing: PreprocessConfig, hooks?: TrainingHooks) => Promise<Record<string, number>>;
+type RetrievalMeasure = (
+  pictures: readonly CaptionedPicture[],
+  cache: PictureCache,
+  preprocessing: PreprocessConfig,
+  hooks?: TrainingHooks,
+) => Promise<Record<string, number>>;
 
 /** How many pictures compete with each other when retrieval is measured. */
 export const retrievalPool = 256;
@@ -275,30 +371,48 @@ export async function retrievalMeasure(
       const imageRows = await embedInParts(images, pool, async (part) => ({
         pixel_values: preprocess(await Promise.all(part.map(({ file }) => cache.get(file))), preprocessing),
       }));
-      const textRows = await embedInParts(texts, pool, (part) => Promise.resolve(captionRows(tokenizer, part.map(({ captions }) => captions[0]!))));
+      const textRows = await embedInParts(texts, pool, (part) =>
+        Promise.resolve(
+          captionRows(
+            tokenizer,
+            part.map(({ captions }) => captions[0]!),
+          ),
+        ),
+      );
       recalls.imageToText += recallAt1(imageRows, textRows);
       recalls.textToImage += recallAt1(textRows, imageRows);
       pools += 1;
       onProgress?.({ step: from + poolSize, total: pictures.length, detail: "pictures" });
     }
     if (pools === 0) return {};
-    return { "image to text recall@1": recalls.imageToText / pools, "text to image recall@1": recalls.textToImage / pools };
+    return {
+      "image to text recall@1": recalls.imageToText / pools,
+      "text to image recall@1": recalls.textToImage / pools,
+    };
   };
 }
 
-async function embedInParts<T>(program: Program, items: readonly T[], feeds: (part: readonly T[]) => Promise<HostTensors>): Promise<readonly Float32Array[]> {
+async function embedInParts<T>(
+  program: Program,
+  items: readonly T[],
+  feeds: (part: readonly T[]) => Promise<HostTensors>,
+): Promise<readonly Float32Array[]> {
   const rows: Float32Array[] = [];
   for (let from = 0; from < items.length; from += 64) {
-    const { embeds } = (await program.run(await feeds(items.slice(from, from + 64)))) as { embeds: HostTensor };
+    const { embeds } = (await program.run(await feeds(items.slice(from, from + 64)))) as {
+      embeds: HostTensor;
+    };
     const width = embeds.dims[1]!;
-    for (let row = 0; row < embeds.dims[0]!; row++) rows.push((embeds.data as Float32Array).subarray(row * width, (row + 1) * width));
+    for (let row = 0; row < embeds.dims[0]!; row++)
+      rows.push((embeds.data as Float32Array).subarray(row * width, (row + 1) * width));
   }
   return rows;
 }
 
 /** The share of rows of `from` whose nearest row of `to` is the one at their own place. */
 export function recallAt1(from: readonly Float32Array[], to: readonly Float32Array[]): number {
-  const dot = (a: Float32Array, b: Float32Array): number => a.reduce((sum, value, i) => sum + value * b[i]!, 0);
+  const dot = (a: Float32Array, b: Float32Array): number =>
+    a.reduce((sum, value, i) => sum + value * b[i]!, 0);
   const hits = from.filter((row, own) => {
     const best = dot(row, to[own]!);
     return to.every((other, place) => place === own || dot(row, other) < best);

@@ -57,13 +57,13 @@ describe("what is built", () => {
       v5 = reduceSum(v4)
       v6 = reshape(v5)
       v8 = reshape(v7)
-      v9 = expand(v8)
-      v11 = mul(v4, v4)
-      v12 = sub(v10, v11)
-      v13 = mul(v9, v12)
-      v14 = gemm(v13, x)
-      v15 = reduceSum(v13)
-      v16 = reshape(v15)"
+      v10 = mul(v4, v4)
+      v11 = sub(v9, v10)
+      v12 = mul(v8, v11)
+      v13 = gemm(v12, x)
+      v15 = expand(v14)
+      v16 = matmul(v15, v12)
+      v17 = reshape(v16)"
     `);
   });
 
@@ -75,11 +75,12 @@ describe("what is built", () => {
       for (const type of nodeTypes) types[type] = (types[type] ?? 0) + 1;
       return types;
     };
-    expect(count([bias])).toMatchObject({ Gemm: 1, ReduceSum: 1 });
+    // The forward product, then one for each gradient; that of the bias is a product with ones.
+    expect(count([bias])).toMatchObject({ Gemm: 1, MatMul: 1 });
     expect(count([w])).toMatchObject({ Gemm: 2 });
-    expect(count([w])).not.toHaveProperty("ReduceSum");
-    expect(count([w, bias])).toMatchObject({ Gemm: 2, ReduceSum: 1 });
-    expect(count([w, bias, x])).toMatchObject({ Gemm: 3, ReduceSum: 1 });
+    expect(count([w])).not.toHaveProperty("MatMul");
+    expect(count([w, bias])).toMatchObject({ Gemm: 2, MatMul: 1 });
+    expect(count([w, bias, x])).toMatchObject({ Gemm: 3, MatMul: 1 });
   });
 
   test("no gradient of a frozen weight, only the one through it", () => {

@@ -108,7 +108,7 @@ export async function checkOp(
 }
 
 /** Fails at the first value that is further from the expected one than `tolerance` allows. */
-export function expectClose(
+function expectClose(
   what: string,
   found: HostTensor,
   expected: HostTensor,

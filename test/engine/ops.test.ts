@@ -1,7 +1,7 @@
 /** Every op, forward and backward, against PyTorch's numbers (or a formula here) and finite differences. */
 import { readFileSync } from "node:fs";
 import { afterAll, describe, expect, test } from "vitest";
-import { Device, constant, ops, type Tensor } from "../../src/engine/index.js";
+import { Device, constant, integer, ops, type Tensor } from "../../src/engine/index.js";
 import type { OpName } from "../../src/engine/graph.js";
 import { opTable } from "../../src/engine/op-table.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../../src/host-tensor.js";
@@ -38,10 +38,10 @@ const binary = (
   options?: Partial<CheckOptions>,
 ): OpTest => golden(op, ({ a, b }) => build(a!, b!), options);
 
-/** Cases written here: their output is `expected`, their gradients are checked by differences. */
-function own(...cases: readonly Omit<OpCase, "expected">[]): OpTest;
-function own(...cases: readonly (Omit<OpCase, "expected"> & { readonly output: HostTensor })[]): OpTest;
-function own(...cases: readonly (Omit<OpCase, "expected"> & { readonly output?: HostTensor })[]): OpTest {
+type OwnCase = Omit<OpCase, "expected"> & { readonly output?: HostTensor };
+
+/** Cases written here: their output is `output`, where given; their gradients are checked by differences. */
+function own(...cases: readonly OwnCase[]): OpTest {
   return {
     cases: () => cases.map(({ output, ...rest }) => (output ? { ...rest, expected: { output } } : rest)),
   };
@@ -95,6 +95,7 @@ const opTests: { readonly [K in OpName]: OpTest | string } = {
   parameter: "autodiff.test.ts",
   frozen: "session.test.ts",
   uniform: "random.test.ts",
+  keepMask: "random.test.ts",
   stopGradient: "autodiff.test.ts",
 
   constant: own({
@@ -164,6 +165,18 @@ const opTests: { readonly [K in OpName]: OpTest | string } = {
       ...(await goldenCases("gelu", ({ x }) => ops.gelu(x!))),
       ...(await goldenCases("gelu_tanh", ({ x }) => ops.gelu(x!, "tanh"))),
     ],
+  },
+  geluSlope: {
+    cases: async () => {
+      const cases = await goldenCases("gelu", ({ x }) => ops.geluSlope(x!));
+      // With an upstream gradient of ones, the expected gradient of gelu is its slope.
+      return cases.map(({ expected, ...rest }) => {
+        const [up, slope] = [expected!.upstream!, expected!.gradients!["x"]!];
+        const data = Float32Array.from(slope.data as Float32Array, (value, i) => value / Number(up.data[i]));
+        return { ...rest, expected: { output: { ...slope, data } }, differentiate: [] };
+      });
+    },
+    options: { output: { absolute: 1e-6, relative: 1e-5 } },
   },
   quickGelu: unary("quick_gelu", ops.quickGelu),
   softmax: unary("softmax", ops.softmax),
@@ -299,6 +312,46 @@ const opTests: { readonly [K in OpName]: OpTest | string } = {
     });
     return ops.concat(places, -1);
   }),
+  scatterAddLast: own(
+    {
+      label: "one value per row",
+      inputs: { x: float32Tensor([1, 2, 3, 4, 5, 6], [2, 3]), values: floats(10, 20), ids: longs(2, 0) },
+      build: ({ x, values, ids }) => ops.scatterAddLast(x!, values!, ids!),
+      output: float32Tensor([1, 2, 13, 24, 5, 6], [2, 3]),
+    },
+    {
+      label: "three axes",
+      inputs: {
+        x: randomTensor([2, 2, 3], 1),
+        values: randomTensor([2, 2], 2),
+        ids: int64Tensor([0, 1, 2, 2], [2, 2]),
+      },
+      build: ({ x, values, ids }) => ops.scatterAddLast(x!, values!, ids!),
+    },
+  ),
+  logLikelihood: {
+    cases: async () => [
+      ...(await goldenCases<{ labelSmoothing: number; ignoreIndex: number }>(
+        "cross_entropy",
+        ({ logits, labels }, { labelSmoothing: smoothing, ignoreIndex }) => {
+          const kept = ops.not(ops.equal(labels!, integer(ignoreIndex)));
+          const log = ops.logSoftmax(logits!);
+          const chosen = ops.gatherLast(log, ops.where(kept, labels!, integer(0)));
+          const smooth = ops.add(
+            ops.mul(chosen, 1 - smoothing),
+            ops.mul(ops.reduceMean(log, [-1]), smoothing),
+          );
+          const weight = ops.cast(kept, "float32");
+          return ops.neg(ops.div(ops.reduceSum(ops.mul(smooth, weight)), ops.reduceSum(weight)));
+        },
+      )),
+      {
+        label: "three axes",
+        inputs: { x: randomTensor([2, 3, 5], 8), ids: int64Tensor([0, 1, 2, 3, 4, 4], [2, 3]) },
+        build: ({ x, ids }) => ops.gatherLast(ops.logSoftmax(x!), ids!),
+      },
+    ],
+  },
 };
 
 /** Formulas made of ops, which have no rule of their own. */
@@ -317,6 +370,31 @@ const composed: Readonly<Record<string, OpTest>> = {
   ),
   crossEntropyWithSoftTargets: golden("soft_cross_entropy", ({ logits, targets }) =>
     ops.neg(ops.reduceMean(ops.reduceSum(ops.mul(targets!, ops.logSoftmax(logits!)), [-1]))),
+  ),
+  operandsThatWereExpanded: own(
+    {
+      label: "one side, to the other's shape",
+      inputs: { x: floats(1, -2), z: randomTensor([3, 2], 6) },
+      build: ({ x, z }) => ops.div(ops.expand(x!, [3, 2]), ops.exp(z!)),
+    },
+    {
+      label: "both sides, to a shape of neither",
+      inputs: { x: floats(1, -2), z: float32Tensor([3, 4, 5], [3, 1]) },
+      build: ({ x, z }) => ops.sub(ops.expand(x!, [3, 3, 2]), ops.expand(z!, [3, 3, 2])),
+    },
+    {
+      label: "one tensor on both sides",
+      inputs: { x: floats(2, -3) },
+      build: ({ x }) => ops.mul(ops.expand(x!, [3, 2]), ops.expand(x!, [3, 2])),
+    },
+    {
+      label: "a square",
+      inputs: { x: floats(2, -3) },
+      build: ({ x }) => {
+        const wide = ops.expand(x!, [3, 2]);
+        return ops.mul(wide, wide);
+      },
+    },
   ),
   dropoutOfNothing: own({
     label: "rate 0 keeps every value",

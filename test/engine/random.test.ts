@@ -91,6 +91,77 @@ describe("uniform", () => {
   });
 });
 
+describe("keepMask", () => {
+  const rows = 400;
+  const columns = 250;
+
+  async function mask(seed: bigint, rate: number, stream = 0, on = device): Promise<number[]> {
+    const program = await on.compile({ m: ops.keepMask(seedInput, stream, rate, [8, rows / 8, columns]) });
+    const { m } = await program.run({ seed: seedOf(seed) });
+    await program.release();
+    return numbers(m!);
+  }
+
+  test("replays exactly, differs by seed and stream", async () => {
+    const first = await mask(1n, 0.3);
+    expect(await mask(1n, 0.3)).toEqual(first);
+    expect(await mask(1n, 0.3, 0, wide)).toEqual(first);
+    for (const other of [await mask(2n, 0.3), await mask(1n, 0.3, 1)]) {
+      expect(Math.abs(correlation(first, other))).toBeLessThan(4 / Math.sqrt(rows * columns));
+    }
+  });
+
+  test.each([0.1, 0.5])("rate %s: every pair of rows and of columns is independent", async (rate) => {
+    const values = await mask(5n, rate);
+    expect(new Set(values)).toEqual(new Set([0, Math.fround(1 / (1 - rate))]));
+    const dropped = values.map((value) => ((value === 0 ? 1 : 0) - rate) / Math.sqrt(rate * (1 - rate)));
+    expect(Math.abs(mean(dropped))).toBeLessThan(4 / Math.sqrt(rows * columns));
+
+    const row = (r: number): number[] => dropped.slice(r * columns, (r + 1) * columns);
+    const column = (c: number): number[] => Array.from({ length: rows }, (_, r) => dropped[r * columns + c]!);
+    for (const lines of [
+      Array.from({ length: rows }, (_, r) => row(r)),
+      Array.from({ length: columns }, (_, c) => column(c)),
+    ]) {
+      const length = lines[0]!.length;
+      // Standardised products of every pair: mean 0, variance 1, and no pair far out.
+      const products = lines.flatMap((a, i) =>
+        lines
+          .slice(i + 1)
+          .map((b) => a.reduce((sum, value, k) => sum + value * b[k]!, 0) / Math.sqrt(length)),
+      );
+      expect(Math.abs(mean(products))).toBeLessThan(0.03);
+      expect(mean(products.map((p) => p ** 2))).toBeCloseTo(1, 1);
+      // Products of rare drops have a long tail: about 7 for independent draws at rate 0.1.
+      expect(Math.max(...products.map(Math.abs))).toBeLessThan(9);
+    }
+  });
+
+  test("has the shape asked for, also a named one", async () => {
+    const x = input("x", "float32", ["B", "T"]);
+    const program = await device.compile({ y: ops.mul(x, ops.keepMask(seedInput, 0, 0.5, ["B", "T"])) });
+    for (const dims of [
+      [3, 5],
+      [1, 8],
+    ]) {
+      const { y } = await program.run({ x: randomTensor(dims, 1), seed: seedOf(9n) });
+      expect(y!.dims).toEqual(dims);
+    }
+    const vector = await device.compile({
+      y: ops.keepMask(seedInput, 0, 0.5, [50]),
+      z: ops.keepMask(seedInput, 0, 0.5, []),
+    });
+    const { y, z } = await vector.run({ seed: seedOf(9n) });
+    expect([y!.dims, z!.dims]).toEqual([[50], []]);
+  });
+
+  test("refuses a rate that is no share", () => {
+    expect(() => ops.keepMask(seedInput, 0, 1, [2])).toThrow(
+      "keepMask: rate must lie between 0 and 1, got 1",
+    );
+  });
+});
+
 describe("dropout", () => {
   const x = input("x", "float32", [300, 300]);
   const feeds = { x: randomTensor([300, 300], 4), seed: seedOf(11n) };

@@ -54,11 +54,25 @@ describe("one caption", () => {
   });
 
   it("tells no colours", () => {
-    expect(of("two fish and a star")).toMatchObject({ kindF1: 1, colorF1: 0, colorGivenKind: 0, countExact: 1, captionExact: 0 });
+    expect(of("two fish and a star")).toMatchObject({
+      kindF1: 1,
+      colorF1: 0,
+      colorGivenKind: 0,
+      countExact: 1,
+      captionExact: 0,
+    });
   });
 
   it.each(["", "what is this?"])("tells nothing: %j", (caption) => {
-    expect(of(caption)).toEqual({ images: 1, kindF1: 0, colorF1: 0, colorGivenKind: 0, background: 0, countExact: 0, captionExact: 0 });
+    expect(of(caption)).toEqual({
+      images: 1,
+      kindF1: 0,
+      colorF1: 0,
+      colorGivenKind: 0,
+      background: 0,
+      countExact: 0,
+      captionExact: 0,
+    });
   });
 });
 
@@ -68,7 +82,14 @@ it("adds mentions up over captions before it divides", () => {
     { caption: "a pink cat on sand", scene: scene("sand", "red cat") },
   ]);
   // Kinds: 4 of 4. Pairs: 3 of 4 and 4.
-  expect(quality).toMatchObject({ images: 2, kindF1: 1, colorF1: 6 / 8, colorGivenKind: 3 / 4, background: 1, captionExact: 1 / 2 });
+  expect(quality).toMatchObject({
+    images: 2,
+    kindF1: 1,
+    colorF1: 6 / 8,
+    colorGivenKind: 3 / 4,
+    background: 1,
+    captionExact: 1 / 2,
+  });
 });
 
 describe("pairs that training never showed", () => {
@@ -96,14 +117,19 @@ describe("pairs that training never showed", () => {
   });
 
   it("are left out where there are none", () => {
-    expect(captionQuality([{ caption: "a cat", scene: scene("sand", "red cat") }], heldOut)).not.toHaveProperty("heldOutF1");
+    expect(
+      captionQuality([{ caption: "a cat", scene: scene("sand", "red cat") }], heldOut),
+    ).not.toHaveProperty("heldOutF1");
   });
 });
 
 it("finds nothing wrong with the captions that the world itself writes", () => {
   const captions = Array.from({ length: 60 }, (_, index) => {
     const made = makeScene(11, "compositional", index);
-    return captionScene(made, new Random("quality", index)).map((caption) => ({ caption, scene: { ...made, index, objects: [...made.objects] } }));
+    return captionScene(made, new Random("quality", index)).map((caption) => ({
+      caption,
+      scene: { ...made, index, objects: [...made.objects] },
+    }));
   }).flat();
   const heldOut = Object.entries(HELD_OUT).map(([kind, color]) => ({ kind, color }));
   const { images, ...shares } = captionQuality(captions, heldOut);

@@ -12,14 +12,25 @@ beforeAll(async () => {
   world = await makeTinyWorld();
   await trainBefore(world, "stage2");
   last["stage1"] = (await world.train("stage1", "stage1-measured", { steps: 2 })).last;
-  last["language-model"] = (await world.train("language-model", "language-model-measured", { steps: 2 })).last;
+  last["language-model"] = (
+    await world.train("language-model", "language-model-measured", { steps: 2 })
+  ).last;
   await world.train("stage2", "stage2", { steps: 2 });
 }, 300_000);
 afterAll(() => world.remove());
 
 /** The one line of `--json`. */
 async function evaluate(task: string, words: readonly string[]): Promise<Record<string, number>> {
-  const { code, stdout, stderr } = await blip2(["evaluate", task, "--data", world.data, "--threads", "1", "--json", ...words]);
+  const { code, stdout, stderr } = await blip2([
+    "evaluate",
+    task,
+    "--data",
+    world.data,
+    "--threads",
+    "1",
+    "--json",
+    ...words,
+  ]);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   expect(stdout.match(/\n/g)).toHaveLength(1);
   return JSON.parse(stdout) as Record<string, number>;
@@ -32,11 +43,35 @@ const shares = (measures: Record<string, number>, ...notShares: string[]): numbe
 describe("caption", () => {
   it("measures a model on a split, and keeps what it said", { timeout: 120_000 }, async () => {
     const out = join(world.root, "captions.jsonl");
-    const measures = await evaluate("caption", ["--model", folder("stage2"), "--split", "compositional", "--beams", "2", "--limit", "4", "--out", out]);
-    expect(Object.keys(measures)).toEqual(["images", "kindF1", "colorF1", "colorGivenKind", "background", "countExact", "captionExact", "heldOutF1", "heldOutRecall"]);
+    const measures = await evaluate("caption", [
+      "--model",
+      folder("stage2"),
+      "--split",
+      "compositional",
+      "--beams",
+      "2",
+      "--limit",
+      "4",
+      "--out",
+      out,
+    ]);
+    expect(Object.keys(measures)).toEqual([
+      "images",
+      "kindF1",
+      "colorF1",
+      "colorGivenKind",
+      "background",
+      "countExact",
+      "captionExact",
+      "heldOutF1",
+      "heldOutRecall",
+    ]);
     expect(measures["images"]).toBe(4);
     for (const share of shares(measures, "images")) expect(share >= 0 && share <= 1).toBe(true);
-    const lines = (await readFile(out, "utf8")).trimEnd().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+    const lines = (await readFile(out, "utf8"))
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
     expect(lines).toHaveLength(4);
     expect(Object.keys(lines[0]!)).toEqual(["image", "caption", "logProbability", "references", "exact"]);
     expect(lines[0]!["image"]).toBe(join(world.data, "images", "compositional", "000000.png"));
@@ -45,11 +80,14 @@ describe("caption", () => {
   it("gives one who says the references full marks, over batches", async () => {
     const known = new Map<string, string>();
     for (const split of ["test", "compositional"]) {
-      const { images, annotations } = JSON.parse(await readFile(join(world.data, `captions_${split}.json`), "utf8")) as {
+      const { images, annotations } = JSON.parse(
+        await readFile(join(world.data, `captions_${split}.json`), "utf8"),
+      ) as {
         images: { id: number; file_name: string }[];
         annotations: { image_id: number; caption: string }[];
       };
-      for (const { id, file_name: file } of images) known.set(join(world.data, file), annotations.find(({ image_id }) => image_id === id)!.caption);
+      for (const { id, file_name: file } of images)
+        known.set(join(world.data, file), annotations.find(({ image_id }) => image_id === id)!.caption);
     }
     const batches: number[] = [];
     const parrot: Captioner = {
@@ -58,39 +96,67 @@ describe("caption", () => {
         return Promise.resolve(images.map((image) => ({ text: known.get(image)!, logProbability: 0 })));
       },
     };
-    const { quality, predictions } = await evaluateCaptions(parrot, { data: world.data, split: "compositional" });
+    const { quality, predictions } = await evaluateCaptions(parrot, {
+      data: world.data,
+      split: "compositional",
+    });
     const { images, ...rest } = quality;
     expect(images).toBe(6);
     expect(Object.values(rest)).toEqual(Object.values(rest).map(() => 1));
     expect(predictions.every(({ exact }) => exact)).toBe(true);
-    expect((await evaluateCaptions(parrot, { data: world.data, split: "test" })).quality).not.toHaveProperty("heldOutF1");
+    expect((await evaluateCaptions(parrot, { data: world.data, split: "test" })).quality).not.toHaveProperty(
+      "heldOutF1",
+    );
     expect(batches).toEqual([6, 8]);
   });
 });
 
 describe("vision", () => {
   it("puts model and towers together again", async () => {
-    const measures = await evaluate("vision", ["--model", folder("vision"), "--towers", folder("vision", "towers")]);
-    expect(Object.keys(measures)).toEqual(["images", "pool", "image to text recall@1", "text to image recall@1"]);
+    const measures = await evaluate("vision", [
+      "--model",
+      folder("vision"),
+      "--towers",
+      folder("vision", "towers"),
+    ]);
+    expect(Object.keys(measures)).toEqual([
+      "images",
+      "pool",
+      "image to text recall@1",
+      "text to image recall@1",
+    ]);
     expect(measures).toMatchObject({ images: 8, pool: 8 });
     for (const share of shares(measures, "images", "pool")) expect(share >= 0 && share <= 1).toBe(true);
   });
 
   it("names what is missing when another folder is given as towers", async () => {
     const words = ["evaluate", "vision", "--data", world.data, "--model", folder("vision"), "--towers"];
-    expect((await blip2([...words, folder("vision")])).stderr).toContain("does not hold the towers of a vision training");
-    expect(await blip2(words.slice(0, -1))).toMatchObject({ code: 2, stderr: expect.stringContaining("--towers is required") as string });
+    expect((await blip2([...words, folder("vision")])).stderr).toContain(
+      "does not hold the towers of a vision training",
+    );
+    expect(await blip2(words.slice(0, -1))).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("--towers is required") as string,
+    });
   });
 });
 
 describe("language-model", () => {
   it("measures a folder as its training did, and keeps the answers", async () => {
     const out = join(world.root, "answers.jsonl");
-    const { descriptions, questions, ...measures } = await evaluate("language-model", ["--model", folder("language-model-measured"), "--out", out]);
+    const { descriptions, questions, ...measures } = await evaluate("language-model", [
+      "--model",
+      folder("language-model-measured"),
+      "--out",
+      out,
+    ]);
     expect(descriptions).toBe(4);
     const types = Object.keys(measures);
     expect(types).toEqual(Object.keys(last["language-model"]!).filter((name) => name.startsWith("answers")));
-    const lines = (await readFile(out, "utf8")).trimEnd().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+    const lines = (await readFile(out, "utf8"))
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
     expect(lines).toHaveLength(questions!);
     expect(measures["answers"]).toBeCloseTo(lines.filter(({ right }) => right).length / questions!);
     // The weights are stored in half precision: an answer may tip over.
@@ -103,7 +169,14 @@ describe("language-model", () => {
   });
 
   it("refuses a model without one", async () => {
-    const { code, stderr } = await blip2(["evaluate", "language-model", "--data", world.data, "--model", folder("vision")]);
+    const { code, stderr } = await blip2([
+      "evaluate",
+      "language-model",
+      "--data",
+      world.data,
+      "--model",
+      folder("vision"),
+    ]);
     expect(code).toBe(1);
     expect(stderr).toContain("no OPT model");
   });
@@ -122,13 +195,22 @@ describe("stage1", () => {
   });
 
   it("refuses a folder of stage 2", async () => {
-    const { code, stderr } = await blip2(["evaluate", "stage1", "--data", world.data, "--model", folder("stage2")]);
+    const { code, stderr } = await blip2([
+      "evaluate",
+      "stage1",
+      "--data",
+      world.data,
+      "--model",
+      folder("stage2"),
+    ]);
     expect(code).toBe(1);
     expect(stderr).toContain("itm_head");
   });
 
   it.each(["1", "2"])("measures %s pairs", async (limit) => {
-    expect(await evaluate("stage1", ["--model", folder("stage1"), "--limit", limit])).toMatchObject({ pairs: Number(limit) });
+    expect(await evaluate("stage1", ["--model", folder("stage1"), "--limit", limit])).toMatchObject({
+      pairs: Number(limit),
+    });
   });
 });
 

@@ -52,8 +52,17 @@ const weightsOf = async (stage: string, prefix = ""): Promise<Map<string, HostTe
   const [ids, mask] = [input("ids", "int64", ["B", "T"]), input("mask", "int64", ["B", "T"])];
   const { lastHiddenState } = model.forward({ inputsEmbeds: model.embed(ids), attentionMask: mask });
   const feeds = { ids: inputIds, mask: attentionMask };
-  const { logits } = await evaluate(device, { logits: model.logits(lastHiddenState) }, feeds, await weightsOf("language-model"));
-  Object.assign(outputs, { "language-model/ids": inputIds, "language-model/mask": attentionMask, "language-model/logits": logits! });
+  const { logits } = await evaluate(
+    device,
+    { logits: model.logits(lastHiddenState) },
+    feeds,
+    await weightsOf("language-model"),
+  );
+  Object.assign(outputs, {
+    "language-model/ids": inputIds,
+    "language-model/mask": attentionMask,
+    "language-model/logits": logits!,
+  });
 }
 
 // The vision model.
@@ -75,9 +84,15 @@ const pixels = preprocess([await loadImage(picture)], preprocessing);
   const parameters = new Parameters(() => false);
   const qformer = qFormerConfigSchema.parse(config["qformer_config"]);
   const queries = Number(config["num_query_tokens"]);
-  const shape = { queries, sharedSize: Number(config["image_text_hidden_size"]), matching: "two-class" as const };
+  const shape = {
+    queries,
+    sharedSize: Number(config["image_text_hidden_size"]),
+    matching: "two-class" as const,
+  };
   const model = firstStageOf(shape, qformer, stage1, parameters);
-  const { inputIds, attentionMask } = (await loadTokenizer(folderOf("stage1"))).encodeBatch(texts, { side: "right" });
+  const { inputIds, attentionMask } = (await loadTokenizer(folderOf("stage1"))).encodeBatch(texts, {
+    side: "right",
+  });
   const features = outputs["vision/features"]!;
   const image = model.branch.imageKeyValues(input("features", "float32", features.dims));
   const [ids, mask] = [input("ids", "int64", inputIds.dims), input("mask", "int64", inputIds.dims)];
@@ -96,7 +111,10 @@ const pixels = preprocess([await loadImage(picture)], preprocessing);
       image,
       mask: bidirectionalMask(oneMask, queries),
     });
-    const matching = ops.reduceMean(model.matchingHead.forward(ops.slice(lastHiddenState, 1, 0, queries)), [1]);
+    const matching = ops.reduceMean(
+      model.matchingHead.forward(ops.slice(lastHiddenState, 1, 0, queries)),
+      [1],
+    );
     const feeds = { features, ids: oneRow(inputIds), mask: oneRow(attentionMask) };
     results[`stage1/matching${row}`] = (await evaluate(device, { matching }, feeds, weights))["matching"]!;
   }
@@ -114,7 +132,10 @@ const pixels = preprocess([await loadImage(picture)], preprocessing);
 await using model = await Blip2.load(folderOf("stage2"), { threads: 1 });
 const { num_query_tokens: queries, image_token_index: imageToken } = model.config;
 const words = (await loadTokenizer(folderOf("stage2"))).encode(texts[0]!);
-const inputIds = int64Tensor([...Array<number>(queries).fill(imageToken!), ...words], [1, queries + words.length]);
+const inputIds = int64Tensor(
+  [...Array<number>(queries).fill(imageToken!), ...words],
+  [1, queries + words.length],
+);
 const forward = await model.forward({ pixelValues: pixels, inputIds });
 outputs["stage2/ids"] = inputIds;
 outputs["stage2/logits"] = forward.logits;

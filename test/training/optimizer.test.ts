@@ -14,7 +14,9 @@ interface Config {
   readonly decayed: readonly string[];
   readonly not_decayed: readonly string[];
   readonly max_grad_norm: number;
-  readonly schedule: Readonly<Record<"warmup_steps" | "total_steps" | "warmup_lr" | "peak_lr" | "min_lr", number>>;
+  readonly schedule: Readonly<
+    Record<"warmup_steps" | "total_steps" | "warmup_lr" | "peak_lr" | "min_lr", number>
+  >;
 }
 
 interface Step {
@@ -29,7 +31,13 @@ const golden = await readGoldenCase<Config>("optimizer", "adamw");
 const { steps } = JSON.parse(
   readFileSync(new URL("../golden/optimizer/adamw.json", import.meta.url), "utf8"),
 ) as { steps: readonly Step[] };
-const { warmup_steps: warmupSteps, total_steps: total, warmup_lr: warmupStart, peak_lr: peak, min_lr: minimum } = golden.config.schedule;
+const {
+  warmup_steps: warmupSteps,
+  total_steps: total,
+  warmup_lr: warmupStart,
+  peak_lr: peak,
+  min_lr: minimum,
+} = golden.config.schedule;
 const schedule = { peak, minimum, warmupSteps, warmupStart };
 
 function declare(): Parameters {
@@ -45,7 +53,8 @@ it("decays what the reference decays", () => {
 
 it("gives the reference's rate in every step", () => {
   expect(steps).toHaveLength(total);
-  for (const [step, { lr }] of steps.entries()) expect(learningRate(schedule, step, total)).toBeCloseTo(lr, 12);
+  for (const [step, { lr }] of steps.entries())
+    expect(learningRate(schedule, step, total)).toBeCloseTo(lr, 12);
 });
 
 it("updates as the reference does", async () => {
@@ -55,7 +64,9 @@ it("updates as the reference does", async () => {
   const weights = trainable.map(({ name }) => [slots.weight(name), golden.weights.get(name)!] as const);
   await device.put({ ...Object.fromEntries(weights), ...zeroMoments(trainable) });
   for (const [step, { lr, grad_norm: norm }] of steps.entries()) {
-    const gradients = trainable.map(({ name }) => [slots.gradient(name), golden.gradients[`step${step}/${name}`]!] as const);
+    const gradients = trainable.map(
+      ({ name }) => [slots.gradient(name), golden.gradients[`step${step}/${name}`]!] as const,
+    );
     await device.put(Object.fromEntries(gradients));
     const { gradientNorm } = await optimizer.update(step + 1, lr);
     expect(gradientNorm / norm).toBeCloseTo(1, 5);

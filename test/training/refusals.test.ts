@@ -17,10 +17,18 @@ afterAll(() => world.remove());
 
 let count = 0;
 /** Trains on the command line into a run of its own, unless told another. */
-async function train(stage: StageName, overrides: Overrides = {}, words: readonly string[] = [], signal?: AbortSignal) {
+async function train(
+  stage: StageName,
+  overrides: Overrides = {},
+  words: readonly string[] = [],
+  signal?: AbortSignal,
+) {
   const config = await world.configFile(`config-${++count}`, stage, overrides);
   const out = words.includes("--out") ? [] : ["--out", join(world.root, `run-${count}`)];
-  return blip2(["train", stage, "--config", config, "--threads", "1", ...out, ...words], signal && { signal });
+  return blip2(
+    ["train", stage, "--config", config, "--threads", "1", ...out, ...words],
+    signal && { signal },
+  );
 }
 
 /** A copy of the data with something changed. */
@@ -31,8 +39,13 @@ async function changedData(change: (folder: string) => Promise<void>): Promise<s
   return folder;
 }
 
-async function changeJson(path: string, change: (json: any) => void): Promise<void> {
-  const json = JSON.parse(await readFile(path, "utf8")) as unknown;
+interface CaptionFile {
+  images: unknown[];
+  annotations: unknown[];
+}
+
+async function changeJson(path: string, change: (json: CaptionFile) => void): Promise<void> {
+  const json = JSON.parse(await readFile(path, "utf8")) as CaptionFile;
   change(json);
   await writeFile(path, JSON.stringify(json));
 }
@@ -42,11 +55,21 @@ describe("a run that goes well", () => {
     const out = join(world.root, "well");
     const { code, stdout, stderr } = await train("language-model", { steps: 3 }, ["--out", out, "--json"]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-    const lines = stdout.trimEnd().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+    const lines = stdout
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
     expect(lines).toHaveLength(1);
     expect(lines[0]).toMatchObject({ step: 3, model: join(out, "model") });
     for (const name of ["loss", "answers", "answers: color"]) expect(lines[0]![name]).toBeTypeOf("number");
-    expect((await readdir(out)).sort()).toEqual(["checkpoint.safetensors", "config.json", "curves.png", "curves.svg", "log.jsonl", "model"]);
+    expect((await readdir(out)).sort()).toEqual([
+      "checkpoint.safetensors",
+      "config.json",
+      "curves.png",
+      "curves.svg",
+      "log.jsonl",
+      "model",
+    ]);
     expect((await sharp(join(out, "curves.png")).metadata()).width).toBeGreaterThan(500);
   });
 
@@ -54,7 +77,11 @@ describe("a run that goes well", () => {
     const out = join(world.root, "well");
     const again = await train("language-model", { steps: 3 }, ["--out", out, "--json", "--resume"]);
     expect(again).toMatchObject({ code: 0, stderr: "" });
-    expect(JSON.parse(again.stdout)).toMatchObject({ step: 3, loss: expect.any(Number) as number, answers: expect.any(Number) as number });
+    expect(JSON.parse(again.stdout)).toMatchObject({
+      step: 3,
+      loss: expect.any(Number) as number,
+      answers: expect.any(Number) as number,
+    });
   });
 
   it("refuses to start over an older run, and to resume with another configuration", async () => {
@@ -62,14 +89,16 @@ describe("a run that goes well", () => {
     const before = await readdir(out);
     const over = await train("language-model", { steps: 3 }, ["--out", out]);
     expect(over.code).toBe(1);
-    expect(over.stderr).toBe(`blip2: ${out} holds another run: name a new folder with --out, or continue that run with --resume\n`);
+    expect(over.stderr).toBe(
+      `blip2: ${out} holds another run: name a new folder with --out, or continue that run with --resume\n`,
+    );
     const other = await train("language-model", { steps: 4, seed: 9 }, ["--out", out, "--resume"]);
     expect(other.code).toBe(1);
     expect(other.stderr).toContain("was started with another configuration (seed, steps differ)");
     expect(await readdir(out)).toEqual(before);
   });
 
-  it("stops on Ctrl-C with a checkpoint and 130, and goes on", { timeout: 120_000 }, async () => {
+  it("stops on Ctrl-C with a checkpoint and 130", { timeout: 120_000 }, async () => {
     const out = join(world.root, "stopped");
     const controller = new AbortController();
     const watch = setInterval(() => {
@@ -77,9 +106,16 @@ describe("a run that goes well", () => {
         if (log.length >= 2) controller.abort();
       });
     }, 5);
-    const { code, stderr, stdout } = await train("language-model", { steps: 2000 }, ["--out", out], controller.signal);
+    const { code, stderr, stdout } = await train(
+      "language-model",
+      { steps: 2000 },
+      ["--out", out],
+      controller.signal,
+    );
     clearInterval(watch);
-    const step = Number(/stopped at step (\d+); continue with --resume\nblip2: interrupted\n$/.exec(stderr)?.[1]);
+    const step = Number(
+      /stopped at step (\d+); continue with --resume\nblip2: interrupted\n$/.exec(stderr)?.[1],
+    );
     expect({ code, stdout }).toEqual({ code: 130, stdout: "" });
     expect((await openSafetensors(join(out, "checkpoint.safetensors"))).metadata["step"]).toBe(String(step));
     expect(step).toBeGreaterThanOrEqual(2);
@@ -98,15 +134,28 @@ describe("refuses", () => {
     await mkdir(out);
     await writeFile(join(out, "notes.txt"), "mine");
     expect((await train("language-model", {}, ["--out", out])).stderr).toContain(`${out} is not empty`);
-    expect((await train("language-model", {}, ["--out", out, "--resume"])).stderr).toContain(`${out} holds no run to resume`);
+    expect((await train("language-model", {}, ["--out", out, "--resume"])).stderr).toContain(
+      `${out} holds no run to resume`,
+    );
     expect(await readdir(out)).toEqual(["notes.txt"]);
   });
 
   it.each([
-    ["an unknown key", { learnRate: 1, model: { hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, ffn_dim: 32, heads: 3 } }, /unknown learnRate.*|unknown model\.heads/],
+    [
+      "an unknown key",
+      {
+        learnRate: 1,
+        model: { hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, ffn_dim: 32, heads: 3 },
+      },
+      /unknown learnRate.*|unknown model\.heads/,
+    ],
     ["a missing key", { steps: undefined }, /steps: /],
     ["a wrong value", { batchSize: 0 }, /batchSize: /],
-    ["parts that do not divide the batch", { batchSize: 5, accumulate: 2 }, /batchSize: must be a multiple of accumulate/],
+    [
+      "parts that do not divide the batch",
+      { batchSize: 5, accumulate: 2 },
+      /batchSize: must be a multiple of accumulate/,
+    ],
   ])("%s", async (_, overrides, message) => {
     const { code, stderr } = await train("language-model", overrides);
     expect(code).toBe(1);
@@ -122,9 +171,13 @@ describe("refuses", () => {
 
   it("a configuration that is not there, and one that is not JSON", async () => {
     const words = ["--out", join(world.root, "none")];
-    expect((await blip2(["train", "vision", "--config", "/nowhere.json", ...words])).stderr).toContain("/nowhere.json does not exist");
+    expect((await blip2(["train", "vision", "--config", "/nowhere.json", ...words])).stderr).toContain(
+      "/nowhere.json does not exist",
+    );
     await writeFile(join(world.root, "half.json"), "{");
-    expect((await blip2(["train", "vision", "--config", join(world.root, "half.json"), ...words])).stderr).toContain("half.json is not JSON");
+    expect(
+      (await blip2(["train", "vision", "--config", join(world.root, "half.json"), ...words])).stderr,
+    ).toContain("half.json is not JSON");
   });
 
   it("a data set without pictures, or whose pictures are not there", async () => {
@@ -135,9 +188,13 @@ describe("refuses", () => {
       expect(code).toBe(1);
       return stderr.replaceAll(data, "DATA");
     };
-    const empty = await failure((folder) => changeJson(captions(folder), (json) => [json.images, json.annotations] = [[], []]));
+    const empty = await failure((folder) =>
+      changeJson(captions(folder), (json) => ([json.images, json.annotations] = [[], []])),
+    );
     expect(empty).toContain("DATA/captions_train.json: the data set is empty");
-    const orphans = await failure((folder) => changeJson(captions(folder), (json) => json.images.splice(0, 2)));
+    const orphans = await failure((folder) =>
+      changeJson(captions(folder), (json) => json.images.splice(0, 2)),
+    );
     expect(orphans).toContain('2 pictures have captions but are not listed under "images": 0, 1');
     const missing = await failure((folder) => rm(join(folder, "images", "train", "000003.png")));
     expect(missing).toContain("1 of 40 pictures are not there: DATA/images/train/000003.png");
@@ -151,12 +208,18 @@ describe("refuses", () => {
       return (await train("language-model", { data })).stderr.replaceAll(data, "DATA");
     };
     expect(await failure((file) => writeFile(file, ""))).toContain("DATA/text_train.jsonl is empty");
-    expect(await failure((file) => appendFile(file, '{"description": '))).toContain("DATA/text_train.jsonl, line 61: not JSON");
-    expect(await failure((file) => appendFile(file, '{"description":"x","captions":[],"questions":[]}\n'))).toMatch(/line 61: captions: /);
+    expect(await failure((file) => appendFile(file, '{"description": '))).toContain(
+      "DATA/text_train.jsonl, line 61: not JSON",
+    );
+    expect(
+      await failure((file) => appendFile(file, '{"description":"x","captions":[],"questions":[]}\n')),
+    ).toMatch(/line 61: captions: /);
   });
 
   it("a picture that cannot be read, by name", async () => {
-    const data = await changedData((folder) => writeFile(join(folder, "images", "train", "000005.png"), "no picture"));
+    const data = await changedData((folder) =>
+      writeFile(join(folder, "images", "train", "000005.png"), "no picture"),
+    );
     const { code, stderr } = await train("vision", { data, batchSize: 40, steps: 1 });
     expect(code).toBe(1);
     expect(stderr).toContain("000005.png");
@@ -165,36 +228,52 @@ describe("refuses", () => {
 });
 
 it("stops when the weights blow up: exit 1, and the step is named", async () => {
-  const { code, stdout, stderr } = await train("language-model", { steps: 30, learningRate: { peak: 1e30 }, badStepsAllowed: 2 });
+  const { code, stdout, stderr } = await train("language-model", {
+    steps: 30,
+    learningRate: { peak: 1e30 },
+    badStepsAllowed: 2,
+  });
   expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
-  expect(stderr).toMatch(/blip2: training stopped at step \d+: gradients were not finite in 3 steps in a row; lower the learning rate/);
+  expect(stderr).toMatch(
+    /blip2: training stopped at step \d+: gradients were not finite in 3 steps in a row; lower the learning rate/,
+  );
 });
 
 const mayMount = process.platform === "linux" && process.getuid?.() === 0 && canMount();
 
+function call(program: string, ...words: string[]): void {
+  execFileSync(program, words, { stdio: "ignore" });
+}
+
 function canMount(): boolean {
   try {
-    execFileSync("unshare", ["-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], { stdio: "ignore" });
+    call("unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt");
     return true;
   } catch {
     return false;
   }
 }
 
-it.runIf(mayMount)("a full disk ends the run with one sentence; with room again it goes on", { timeout: 120_000 }, async () => {
-  const disk = join(world.root, "disk");
-  await mkdir(disk);
-  execFileSync("mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]);
-  try {
-    const out = join(disk, "run");
-    const full = await train("language-model", {}, ["--out", out]);
-    expect(full.code).toBe(1);
-    expect(full.stderr).toMatch(/^blip2: .*checkpoint\.safetensors: no space is left on this disk; [^\n]*\n$/);
-    expect((await readdir(out)).sort()).toEqual(["config.json", "log.jsonl"]);
-    execFileSync("mount", ["-o", "remount,size=16m", disk]);
-    expect(await train("language-model", {}, ["--out", out, "--resume"])).toMatchObject({ code: 0 });
-    expect(await readdir(out)).toContain("model");
-  } finally {
-    execFileSync("umount", [disk]);
-  }
-});
+it.runIf(mayMount)(
+  "a full disk ends the run with one sentence; with room again it goes on",
+  { timeout: 120_000 },
+  async () => {
+    const disk = join(world.root, "disk");
+    await mkdir(disk);
+    call("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk);
+    try {
+      const out = join(disk, "run");
+      const full = await train("language-model", {}, ["--out", out]);
+      expect(full.code).toBe(1);
+      expect(full.stderr).toMatch(
+        /^blip2: .*checkpoint\.safetensors: no space is left on this disk; [^\n]*\n$/,
+      );
+      expect((await readdir(out)).sort()).toEqual(["config.json", "log.jsonl"]);
+      call("mount", "-o", "remount,size=16m", disk);
+      expect(await train("language-model", {}, ["--out", out, "--resume"])).toMatchObject({ code: 0 });
+      expect(await readdir(out)).toContain("model");
+    } finally {
+      call("umount", disk);
+    }
+  },
+);

@@ -33,7 +33,12 @@ export interface TinyWorld {
   /** Writes it as a file. */
   configFile(name: string, stage: StageName, overrides?: Overrides): Promise<string>;
   /** Runs a stage; `out` is below the root. */
-  train(stage: StageName, out: string, overrides?: Overrides, options?: Partial<RunOptions>): Promise<StageResult>;
+  train(
+    stage: StageName,
+    out: string,
+    overrides?: Overrides,
+    options?: Partial<RunOptions>,
+  ): Promise<StageResult>;
   /** The same, stopped as by Ctrl-C once `steps` are done. */
   trainUntil(steps: number, stage: StageName, out: string, overrides?: Overrides): Promise<void>;
   remove(): Promise<void>;
@@ -77,7 +82,16 @@ const configs = {
 export async function makeTinyWorld(): Promise<TinyWorld> {
   const root = await mkdtemp(join(tmpdir(), "blip2-training-"));
   const data = join(root, "scenes");
-  await writeScenes({ out: data, seed: 5, count: 40, validation: 8, test: 8, compositional: 6, textCount: 60, textTestCount: 4 });
+  await writeScenes({
+    out: data,
+    seed: 5,
+    count: 40,
+    validation: 8,
+    test: 8,
+    compositional: 6,
+    textCount: 60,
+    textTestCount: 4,
+  });
   const inputs = {
     "language-model": {},
     vision: {},
@@ -120,8 +134,11 @@ export async function makeTinyWorld(): Promise<TinyWorld> {
       const onProgress: RunOptions["onProgress"] = ({ step, detail }) => {
         if (detail !== "image features" && step === steps) controller.abort();
       };
-      const stopped = await train(stage, out, overrides, { signal: controller.signal, onProgress }).catch((error: unknown) => error);
-      if (!(stopped instanceof InterruptedError)) throw new Error(`the run did not stop at step ${steps}`, { cause: stopped });
+      const stopped = await train(stage, out, overrides, { signal: controller.signal, onProgress }).catch(
+        (error: unknown) => error,
+      );
+      if (!(stopped instanceof InterruptedError))
+        throw new Error(`the run did not stop at step ${steps}`, { cause: stopped });
     },
     remove: () => rm(root, { recursive: true, force: true }),
   };

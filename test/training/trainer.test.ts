@@ -9,7 +9,13 @@ import { float32Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { Parameters, zeros } from "../../src/nn/parameters.js";
 import { slots } from "../../src/training/optimizer.js";
 import { readLog, RunFolder } from "../../src/training/run-folder.js";
-import { train, trainerKeys, type Task, type TrainerConfig, type TrainingHooks } from "../../src/training/trainer.js";
+import {
+  train,
+  trainerKeys,
+  type Task,
+  type TrainerConfig,
+  type TrainingHooks,
+} from "../../src/training/trainer.js";
 import { expectClose } from "../golden-case.js";
 import { testDevice } from "../nn/evaluate.js";
 
@@ -63,7 +69,10 @@ function regression({ batchSize, accumulate }: TrainerConfig, seams: Seams = {})
     batch: (step, part): Promise<HostTensors> => {
       const first = step * batchSize + part * rows;
       const values = Float32Array.from({ length: rows * 3 }, (_, i) => Math.sin(1 + first * 3 + i));
-      const wanted = Float32Array.from({ length: rows }, (_, r) => values[3 * r]! - 2 * values[3 * r + 1]! + 0.5);
+      const wanted = Float32Array.from(
+        { length: rows },
+        (_, r) => values[3 * r]! - 2 * values[3 * r + 1]! + 0.5,
+      );
       seams.poison?.(step, values);
       return Promise.resolve({
         x: float32Tensor(values, [rows, 3]),
@@ -80,7 +89,13 @@ async function run(
   seams: Seams = {},
   { resume = false, folder = out, ...hooks }: TrainingHooks & { resume?: boolean; folder?: string } = {},
 ): Promise<HostTensor> {
-  const { weights } = await train(device, regression(settings, seams), settings, await RunFolder.open(folder, settings, { resume }), hooks);
+  const { weights } = await train(
+    device,
+    regression(settings, seams),
+    settings,
+    await RunFolder.open(folder, settings, { resume }),
+    hooks,
+  );
   return weights.get("w")!;
 }
 
@@ -95,7 +110,8 @@ it("learns the same from a batch in parts as from the whole", async () => {
   const [wholeLog, partLog] = [await steps(out), await steps(`${out}-parts`)];
   expect(wholeLog).toHaveLength(6);
   for (const [i, line] of wholeLog.entries()) {
-    for (const name of ["loss", "doubled", "gradientNorm"]) expect(partLog[i]![name]).toBeCloseTo(Number(line[name]), 5);
+    for (const name of ["loss", "doubled", "gradientNorm"])
+      expect(partLog[i]![name]).toBeCloseTo(Number(line[name]), 5);
   }
 });
 
@@ -103,34 +119,56 @@ describe("what is not finite", () => {
   it("costs its own step only", async () => {
     const said: string[] = [];
     const settings = config({ steps: 4 });
-    const weights = await run(settings, { poison: (step, x) => step === 2 && x.fill(NaN) }, { log: (line) => said.push(line) });
+    const weights = await run(
+      settings,
+      { poison: (step, x) => step === 2 && x.fill(NaN) },
+      { log: (line) => said.push(line) },
+    );
     expect(weights.data.every(Number.isFinite)).toBe(true);
     expect(said).toEqual(["step 3: the gradients are not finite; the step was skipped"]);
     const lines = (await readLog(out)).filter((line) => "loss" in line || "skipped" in line);
-    expect(lines.map(({ step, skipped }) => [step, skipped !== undefined])).toEqual([[1, false], [2, false], [3, true], [4, false]]);
+    expect(lines.map(({ step, skipped }) => [step, skipped !== undefined])).toEqual([
+      [1, false],
+      [2, false],
+      [3, true],
+      [4, false],
+    ]);
     expect(lines.every((line) => Object.values(line).every((value) => value !== null))).toBe(true);
   });
 
   it("stops the run when it goes on, naming the step, with the last good weights", async () => {
     const settings = config({ steps: 20, badStepsAllowed: 3 });
     const poison = (step: number, x: Float32Array): void => void (step >= 2 && x.fill(Infinity));
-    await expect(run(settings, { poison })).rejects.toThrow("training stopped at step 6: gradients were not finite in 4 steps in a row");
-    const good = await run(config({ steps: 20, badStepsAllowed: 3 }), {}, { folder: `${out}-good`, signal: abortAfter(2).signal }).catch(() => undefined);
+    await expect(run(settings, { poison })).rejects.toThrow(
+      "training stopped at step 6: gradients were not finite in 4 steps in a row",
+    );
+    const good = await run(
+      config({ steps: 20, badStepsAllowed: 3 }),
+      {},
+      { folder: `${out}-good`, signal: abortAfter(2).signal },
+    ).catch(() => undefined);
     expect(good).toBeUndefined();
     expect((await savedWeight(settings)).data.every(Number.isFinite)).toBe(true);
   });
 
   it("is found in a poisoned weight", async () => {
-    await expect(run(config({ badStepsAllowed: 0 }), { start: [1, NaN, 0] })).rejects.toThrow("stopped at step 1");
+    await expect(run(config({ badStepsAllowed: 0 }), { start: [1, NaN, 0] })).rejects.toThrow(
+      "stopped at step 1",
+    );
   });
 
   it("is found in the loss, where the gradients do not show it", async () => {
     const settings = config({ steps: 3, badStepsAllowed: 0 });
     await expect(run(settings, { offset: (step) => Number(step < 1) })).rejects.toThrow("stopped at step 2");
     // The second step changed nothing.
-    const first = await run(config({ steps: 3 }), {}, { folder: `${out}-one`, signal: abortAfter(1).signal }).catch(() => undefined);
+    const first = await run(
+      config({ steps: 3 }),
+      {},
+      { folder: `${out}-one`, signal: abortAfter(1).signal },
+    ).catch(() => undefined);
     expect(first).toBeUndefined();
-    const afterFirst = (await RunFolder.open(`${out}-one`, config({ steps: 3 }), { resume: true })).checkpoint!;
+    const afterFirst = (await RunFolder.open(`${out}-one`, config({ steps: 3 }), { resume: true }))
+      .checkpoint!;
     expect(afterFirst.step).toBe(1);
     expect((await savedWeight(settings)).data).toEqual(afterFirst.tensors.get(slots.weight("w"))!.data);
   });
@@ -140,7 +178,11 @@ describe("what is not finite", () => {
 function abortAfter(steps: number): { readonly signal: AbortSignal } {
   let asked = 0;
   // The loop looks once before each step.
-  const signal = { get aborted() { return asked++ >= steps; } } as AbortSignal;
+  const signal = {
+    get aborted() {
+      return asked++ >= steps;
+    },
+  } as AbortSignal;
   return { signal };
 }
 
@@ -156,15 +198,28 @@ describe("the log", () => {
       await expect(run(settings, { evaluate, poison: dieAt(death) }, { resume })).rejects.toThrow("killed");
     }
     const weights = await run(settings, { evaluate }, { resume: true });
-    const kinds = (await readLog(out)).map((line) => `${line["step"]} ${"measure" in line ? "measured" : "trained"}`);
-    expect(kinds).toEqual(["1 trained", "2 trained", "2 measured", "3 trained", "4 trained", "4 measured", "5 trained", "6 trained", "6 measured"]);
+    const kinds = (await readLog(out)).map(
+      (line) => `${line["step"]} ${"measure" in line ? "measured" : "trained"}`,
+    );
+    expect(kinds).toEqual([
+      "1 trained",
+      "2 trained",
+      "2 measured",
+      "3 trained",
+      "4 trained",
+      "4 measured",
+      "5 trained",
+      "6 trained",
+      "6 measured",
+    ]);
     expect(weights.data).toEqual((await run(settings, { evaluate }, { folder: `${out}-unbroken` })).data);
   });
 
   it.each([2, 6])("misses no measure of a run that died while it was taken, at step %s", async (death) => {
     const settings = config({ evaluateEvery: 2 });
     let count = 0;
-    const dying = () => (++count === death / 2 ? Promise.reject(new Error("killed")) : Promise.resolve({ measure: 1 }));
+    const dying = () =>
+      ++count === death / 2 ? Promise.reject(new Error("killed")) : Promise.resolve({ measure: 1 });
     await expect(run(settings, { evaluate: dying })).rejects.toThrow("killed");
     const { last } = await train(
       device,

@@ -7,5 +7,5 @@ export { captionScene, MAX_CAPTION_WORDS } from "./captions.js";
 export { countThings, parseCaption, type ParsedCaption, type ParsedThing } from "./parse-caption.js";
 export { askScene, QUESTION_TYPES, type QuestionType, type SceneQuestion } from "./questions.js";
 export { describe, MAX_DESCRIPTION_WORDS, textRecord, type TextRecord } from "./descriptions.js";
-export { writeScenes, CAPTIONS_PER_PICTURE, QUESTIONS_PER_PICTURE, type ScenesWritten } from "./write.js";
+export { writeScenes, type ScenesWritten } from "./write.js";
 export type { WriteScenesControl, WriteScenesOptions } from "./write-options.js";

@@ -85,7 +85,7 @@ export function isHeldOut(thing: { readonly kind: Kind; readonly color: Color })
   return HELD_OUT[thing.kind] === thing.color;
 }
 
-export const QUADRANTS = ["top left", "top right", "bottom left", "bottom right"] as const;
+const QUADRANTS = ["top left", "top right", "bottom left", "bottom right"] as const;
 export type Quadrant = (typeof QUADRANTS)[number];
 
 const MIDDLE = PICTURE_SIZE / 2;

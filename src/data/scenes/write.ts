@@ -31,8 +31,8 @@ import {
   type WriteScenesOptions,
 } from "./write-options.js";
 
-export const CAPTIONS_PER_PICTURE = 3;
-export const QUESTIONS_PER_PICTURE = 6;
+const CAPTIONS_PER_PICTURE = 3;
+const QUESTIONS_PER_PICTURE = 6;
 /** Voices per question in the VQAv2 format; ours all agree. */
 const ANSWERS_PER_QUESTION = 10;
 /** Scenes between two looks at the signal. */

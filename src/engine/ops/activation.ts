@@ -1,8 +1,8 @@
 /** Activations, softmax and normalisations: the ops whose kernels the runtime fuses. */
 import { InternalError } from "../../errors.js";
 import { showShape } from "../dims.js";
-import { makeNode, makeTensor, type Tensor } from "../graph.js";
-import { single, type RuleTable } from "./rule.js";
+import { makeNode, makeTensor, type OpName, type Tensor } from "../graph.js";
+import { single, type GradientContext, type RuleTable } from "./rule.js";
 
 export function relu(x: Tensor): Tensor {
   return makeTensor("relu", [x], {}, x.dtype, x.shape);
@@ -11,6 +11,11 @@ export function relu(x: Tensor): Tensor {
 /** 0.5 x (1 + erf(x / sqrt 2)), or its tanh approximation. */
 export function gelu(x: Tensor, approximate: "none" | "tanh" = "none"): Tensor {
   return makeTensor("gelu", [x], { approximate }, x.dtype, x.shape);
+}
+
+/** The derivative of the exact gelu: Phi(x) + x phi(x), with the normal distribution's Phi and its density phi. */
+export function geluSlope(x: Tensor): Tensor {
+  return makeTensor("geluSlope", [x], {}, x.dtype, x.shape);
 }
 
 /** x * sigmoid(1.702 x), the activation of the original CLIP. */
@@ -52,17 +57,21 @@ export function layerNorm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: numb
 /** x / sqrt(mean(x^2) + epsilon) * weight over the last axis (T5's norm). weight: [D]. */
 export function rmsNorm(x: Tensor, weight: Tensor, epsilon: number): Tensor {
   checkNorm("rmsNorm", x, weight);
-  return makeTensor("rmsNorm", [x, weight], { epsilon }, x.dtype, x.shape);
+  return makeNode("rmsNorm", [x, weight], { epsilon }, [
+    { dtype: x.dtype, shape: x.shape },
+    { dtype: x.dtype, shape: [...x.shape.slice(0, -1), 1] },
+  ])[0]!;
 }
 
-const sqrtHalf = Math.SQRT1_2;
-
 export const activationRules: RuleTable<
-  "relu" | "gelu" | "quickGelu" | "softmax" | "logSoftmax" | "layerNorm" | "rmsNorm"
+  "relu" | "gelu" | "geluSlope" | "quickGelu" | "softmax" | "logSoftmax" | "layerNorm" | "rmsNorm"
 > = {
   relu: {
     emit: single("Relu"),
-    gradient: ({ outputs: [y], upstream, ops }) => [ops.where(ops.less(0, y!), upstream, 0)],
+    // A product with 0 or 1 is cheaper than a choice.
+    gradient: ({ outputs: [y], upstream, ops }) => [
+      ops.mul(upstream, ops.cast(ops.less(0, y!), upstream.dtype)),
+    ],
   },
   gelu: {
     emit: (emitter, node, inputs, outputs) => {
@@ -77,15 +86,23 @@ export const activationRules: RuleTable<
         const slope = ops.mul(x!, ops.add(ops.mul(square, 6 * c * a), 2 * c));
         return [ops.mul(upstream, ops.mul(s, ops.add(ops.mul(slope, ops.sub(1, s)), 1)))];
       }
-      // dy = Phi(x) + x phi(x)
-      const z = ops.mul(x!, sqrtHalf);
-      const phi = ops.exp(ops.neg(ops.mul(z, z)));
-      const slope = ops.add(
-        ops.mul(ops.mul(z, phi), 1 / Math.sqrt(Math.PI)),
-        ops.mul(ops.add(ops.erf(z), 1), 0.5),
-      );
-      return [ops.mul(upstream, slope)];
+      return [ops.mul(upstream, geluSlope(x!))];
     },
+  },
+  geluSlope: {
+    emit: (emitter, _node, [x], outputs) => {
+      const times = (a: string, value: number): string => {
+        const factor = emitter.constant({ dtype: "float32", dims: [], data: Float32Array.of(value) });
+        return emitter.node("Mul", [a, factor]);
+      };
+      const erf = emitter.node("Erf", [times(x!, Math.SQRT1_2)]);
+      // (1 + erf) / 2 in one pass: the clamp to [0, 1] has nothing to do.
+      const cumulative = emitter.node("HardSigmoid", [erf], { alpha: { float: 0.5 }, beta: { float: 0.5 } });
+      const density = emitter.node("Exp", [emitter.node("Mul", [x!, times(x!, -0.5)])]);
+      const tilted = times(emitter.node("Mul", [x!, density]), 1 / Math.sqrt(2 * Math.PI));
+      emitter.node("Add", [cumulative, tilted], {}, { outputs });
+    },
+    gradient: "its own derivative is not implemented",
   },
   quickGelu: {
     emit: (emitter, _node, inputs, outputs) => {
@@ -123,18 +140,22 @@ export const activationRules: RuleTable<
       );
     },
     gradient: ({ inputs: [x, weight, bias], outputs: [, mean, inverse], upstream: g, wants, ops }) => {
-      const normal = wants[0] || wants[1] ? ops.mul(ops.sub(x!, mean!), inverse!) : undefined;
+      // With c = x - mean, s = g * inverse, p = s * c = g * normal and D the width:
+      // dx = s * weight - sum(s * weight) / D - c * inverse^2 * sum(p * weight) / D; sums along rows are products.
+      if (!wants[0] && !wants[1]) return [undefined, undefined, ops.sumTo(g, bias!.shape)];
+      const centred = ops.sub(x!, mean!);
+      const scaled = ops.mul(g, inverse!);
+      const product = ops.mul(scaled, centred);
       let dx: Tensor | undefined;
       if (wants[0]) {
-        // dx = inverse * (h - mean(h) - normal * mean(h * normal)) with h = g * weight
-        const h = ops.mul(g, weight!);
-        const along = ops.reduceMean(ops.mul(h, normal!), [-1], { keepDims: true });
-        const centre = ops.reduceMean(h, [-1], { keepDims: true });
-        dx = ops.mul(ops.sub(ops.sub(h, centre), ops.mul(normal!, along)), inverse!);
+        const share = shareOfRow(ops, weight!);
+        const along = ops.mul(ops.mul(inverse!, inverse!), ops.matmul(product, share));
+        const sloped = ops.sub(ops.mul(scaled, weight!), ops.mul(centred, along));
+        dx = ops.sub(sloped, ops.matmul(scaled, share));
       }
       return [
         dx,
-        wants[1] ? ops.sumTo(ops.mul(g, normal!), weight!.shape) : undefined,
+        wants[1] ? ops.sumTo(product, weight!.shape) : undefined,
         wants[2] ? ops.sumTo(g, bias!.shape) : undefined,
       ];
     },
@@ -145,17 +166,23 @@ export const activationRules: RuleTable<
       // The runtime registers this kernel under the default domain.
       emitter.node("SimplifiedLayerNormalization", inputs, attributes, { outputs });
     },
-    gradient: ({ node, inputs: [x, weight], upstream: g, wants, ops }) => {
-      const variance = ops.reduceMean(ops.mul(x!, x!), [-1], { keepDims: true });
-      const inverse = ops.div(1, ops.sqrt(ops.add(variance, node.attributes.epsilon)));
-      const normal = ops.mul(x!, inverse);
+    gradient: ({ inputs: [x, weight], outputs: [, inverse], upstream: g, wants, ops }) => {
+      // As for layerNorm without its mean.
+      const scaled = ops.mul(g, inverse!);
+      const product = ops.mul(scaled, x!);
       let dx: Tensor | undefined;
       if (wants[0]) {
-        const h = ops.mul(g, weight!);
-        const along = ops.reduceMean(ops.mul(h, normal), [-1], { keepDims: true });
-        dx = ops.mul(ops.sub(h, ops.mul(normal, along)), inverse);
+        const share = shareOfRow(ops, weight!);
+        const along = ops.mul(ops.mul(inverse!, inverse!), ops.matmul(product, share));
+        dx = ops.sub(ops.mul(scaled, weight!), ops.mul(x!, along));
       }
-      return [dx, wants[1] ? ops.sumTo(ops.mul(g, normal), weight!.shape) : undefined];
+      return [dx, wants[1] ? ops.sumTo(product, weight!.shape) : undefined];
     },
   },
 };
+
+/** weight / D as a column: rows times it are means of the weighted row. [D] -> [D, 1]. */
+function shareOfRow(ops: GradientContext<OpName>["ops"], weight: Tensor): Tensor {
+  const width = weight.shape[0]!;
+  return ops.div(ops.reshape(weight, [width, 1]), ops.sizeOf(width));
+}

@@ -1,10 +1,10 @@
 /** Common formulas written with the primitive ops; their gradients follow. */
 import { multiplyDims } from "../dims.js";
 import type { Tensor } from "../graph.js";
-import { add, div, less, maximum, mul, neg, sqrt, sub, where, abs, exp, log } from "./elementwise.js";
+import { abs, add, div, exp, log, maximum, mul, neg, sqrt, sub } from "./elementwise.js";
 import { gemm } from "./linear-algebra.js";
 import { reshape } from "./movement.js";
-import { uniform } from "./random.js";
+import { keepMask } from "./random.js";
 import { reduceSum } from "./reduction.js";
 
 /** x W^T + bias as PyTorch stores it. x: [..., K], weight: [N, K], bias: [N] -> [..., N]. */
@@ -23,12 +23,11 @@ export function l2Normalize(x: Tensor): Tensor {
 
 /** Zeroes a share `rate` of the values and scales the rest up; the draw is stream `stream` of `seed`. */
 export function dropout(x: Tensor, rate: number, seed: Tensor, stream: number): Tensor {
-  const keep = less(uniform(seed, stream, x.shape), 1 - rate);
-  return mul(x, where(keep, 1 / (1 - rate), 0));
+  return rate === 0 ? x : mul(x, keepMask(seed, stream, rate, x.shape));
 }
 
 /** log(1 + e^x), stable for large |x|. */
-export function softplus(x: Tensor): Tensor {
+function softplus(x: Tensor): Tensor {
   return add(maximum(x, 0), log(add(exp(neg(abs(x))), 1)));
 }
 

@@ -1,7 +1,7 @@
 /** Elementwise ops with numpy broadcasting. */
 import { InternalError } from "../../errors.js";
 import type { DType } from "../../host-tensor.js";
-import { broadcastShapes } from "../dims.js";
+import { broadcastShapes, sameShape } from "../dims.js";
 import { makeTensor, scalar, type OpName, type Tensor } from "../graph.js";
 import { single, type RuleTable } from "./rule.js";
 
@@ -32,16 +32,18 @@ function operands(where: string, a: Operand, b: Operand): readonly [Tensor, Tens
   return [left, right];
 }
 
+/** What `expand` repeats, or the tensor itself. */
+const unrepeated = (x: Tensor): Tensor => (x.node.kind === "expand" ? x.node.inputs[0]! : x);
+
 function binary<K extends "add" | "sub" | "mul" | "div" | "maximum" | "minimum">(kind: K) {
   return (a: Operand, b: Operand): Tensor => {
     const [left, right] = operands(kind, a, b);
-    return makeTensor<OpName>(
-      kind,
-      [left, right],
-      {},
-      left.dtype,
-      broadcastShapes(kind, left.shape, right.shape),
-    );
+    const shape = broadcastShapes(kind, left.shape, right.shape);
+    // Repeated values need no memory and no work of their own: the op broadcasts, or its result is repeated.
+    const sources = [unrepeated(left), unrepeated(right)] as const;
+    const small = broadcastShapes(kind, sources[0].shape, sources[1].shape);
+    const y = makeTensor<OpName>(kind, sources, {}, left.dtype, small);
+    return sameShape(small, shape) ? y : makeTensor("expand", [y], { shape }, y.dtype, shape);
   };
 }
 
@@ -158,10 +160,13 @@ export const elementwiseRules: RuleTable<
   },
   mul: {
     emit: single("Mul"),
-    gradient: ({ inputs: [a, b], upstream: g, wants, ops }) => [
-      wants[0] ? ops.sumTo(ops.mul(g, b!), a!.shape) : undefined,
-      wants[1] ? ops.sumTo(ops.mul(g, a!), b!.shape) : undefined,
-    ],
+    gradient: ({ inputs: [a, b], upstream: g, wants, ops }) => {
+      if (a === b) return [ops.mul(ops.mul(g, 2), a!)];
+      return [
+        wants[0] ? ops.sumTo(ops.mul(g, b!), a!.shape) : undefined,
+        wants[1] ? ops.sumTo(ops.mul(g, a!), b!.shape) : undefined,
+      ];
+    },
   },
   div: {
     emit: single("Div"),

@@ -16,7 +16,8 @@ import { makeTensor, scalar, type Tensor } from "../graph.js";
 import { cast, onnxType } from "./elementwise.js";
 import type { RuleTable } from "./rule.js";
 
-const int64 = (values: readonly number[]) =>
+/** A one-axis int64 constant. */
+export const int64Vector = (values: readonly number[]) =>
   ({ dtype: "int64", dims: [values.length], data: BigInt64Array.from(values, BigInt) }) as const;
 
 /** A non-negative axis; negative ones count from the end. */
@@ -164,7 +165,7 @@ export const movementRules: RuleTable<
       // With one unknown size the runtime can infer it, which needs no nodes.
       const sizes =
         named.length <= 1 && !shape.includes(0)
-          ? emitter.constant(int64(shape.map((dim) => (typeof dim === "string" ? -1 : dim))))
+          ? emitter.constant(int64Vector(shape.map((dim) => (typeof dim === "string" ? -1 : dim))))
           : emitter.sizes(shape);
       emitter.node("Reshape", [inputs[0]!, sizes], {}, { outputs });
     },
@@ -208,7 +209,7 @@ export const movementRules: RuleTable<
     emit: (emitter, node, inputs, outputs) => {
       const { axis, start, length } = node.attributes;
       const bounds = [emitter.sizes([start]), emitter.sizes([addDims(start, length)])];
-      emitter.node("Slice", [inputs[0]!, ...bounds, emitter.constant(int64([axis]))], {}, { outputs });
+      emitter.node("Slice", [inputs[0]!, ...bounds, emitter.constant(int64Vector([axis]))], {}, { outputs });
     },
     gradient: ({ node, inputs: [x], upstream, ops }) => {
       const { axis, start, length } = node.attributes;
