@@ -39,7 +39,7 @@ export async function evaluateCaptions(
   model: Captioner,
   { data, split, limit, beams, signal, onProgress }: CaptionEvaluation,
 ): Promise<{ readonly quality: CaptionQuality; readonly predictions: readonly CaptionPrediction[] }> {
-  const { held_out: heldOut } = await readWorld(data);
+  const { held_out: heldOut = [] } = await readWorld(data);
   const scenes = await readScenes(data, split);
   const pictures = (await readCaptionSet(data, split)).slice(0, limit);
   const judged: CaptionedScene[] = [];

@@ -13,7 +13,15 @@ import type { Dropout } from "../nn/dropout.js";
 import { LayerNorm, Linear, torchLinearInit, type LinearOptions } from "../nn/layers.js";
 import { paddingMask } from "../nn/attention-masks.js";
 import type { Scope } from "../nn/parameters.js";
-import { QFormer, QueryTokens, TextEmbeddings, TextHead, type ImageKeyValues, type QFormerConfig, type QFormerOutput } from "./q-former.js";
+import {
+  QFormer,
+  QueryTokens,
+  TextEmbeddings,
+  TextHead,
+  type ImageKeyValues,
+  type QFormerConfig,
+  type QFormerOutput,
+} from "./q-former.js";
 
 export interface BridgeConfig {
   readonly qformer: QFormerConfig;
@@ -30,7 +38,11 @@ export class QueryBranch {
 
   constructor(config: BridgeConfig, scope: Scope) {
     const { qformer, queryCount } = config;
-    this.visionNorm = new LayerNorm(scope.at("vision_model", "post_layernorm"), qformer.encoder_hidden_size, config.visionNormEpsilon);
+    this.visionNorm = new LayerNorm(
+      scope.at("vision_model", "post_layernorm"),
+      qformer.encoder_hidden_size,
+      config.visionNormEpsilon,
+    );
     this.queryTokens = new QueryTokens(queryCount, qformer.hidden_size, scope);
     this.qformer = new QFormer(qformer, scope.at("qformer"));
   }
@@ -43,7 +55,11 @@ export class QueryBranch {
 
   /** The query-only run. -> [B, Q, D]. */
   queries(batch: Tensor["shape"][number], image: ImageKeyValues, dropout?: Dropout): QFormerOutput {
-    return this.qformer.forward({ queries: this.queryTokens.forward(batch), image, ...(dropout && { dropout }) });
+    return this.qformer.forward({
+      queries: this.queryTokens.forward(batch),
+      image,
+      ...(dropout && { dropout }),
+    });
   }
 }
 
@@ -109,7 +125,10 @@ export class SecondStage {
   }
 
   /** [B, P, D_img] -> query output [B, Q, D] and soft visual prompt [B, Q, L]. */
-  forward(features: Tensor, dropout?: Dropout): { readonly queryOutput: Tensor; readonly softPrompt: Tensor } {
+  forward(
+    features: Tensor,
+    dropout?: Dropout,
+  ): { readonly queryOutput: Tensor; readonly softPrompt: Tensor } {
     const image = this.branch.imageKeyValues(features);
     const queryOutput = this.branch.queries(features.shape[0]!, image, dropout).lastHiddenState;
     return { queryOutput, softPrompt: this.languageProjection.forward(queryOutput) };

@@ -61,7 +61,10 @@ class Blip2EncoderLayer {
     const [b, p, d] = x.shape;
     const size = Number(d) / heads;
     // [B, P, 3, H, K] -> [3, B, H, P, K]: one copy for all three.
-    const qkv = ops.transpose(ops.reshape(this.qkv.forward(this.norm1.forward(x)), [b!, p!, 3, heads, size]), [2, 0, 3, 1, 4]);
+    const qkv = ops.transpose(
+      ops.reshape(this.qkv.forward(this.norm1.forward(x)), [b!, p!, 3, heads, size]),
+      [2, 0, 3, 1, 4],
+    );
     const part = (index: number): Tensor => ops.select(qkv, 0, index);
     const attended = attention(part(0), { key: part(1), value: part(2) });
     const y = ops.add(x, this.projection.forward(attended));
@@ -86,10 +89,15 @@ export class Blip2VisionModel {
     const positions = (config.image_size / patch) ** 2 + 1;
     const embeddings = scope.at("embeddings");
     this.classEmbedding = embeddings.tensor("class_embedding", [1, 1, width], normal(0.02));
-    this.patchWeight = embeddings.at("patch_embedding").tensor("weight", [width, 3, patch, patch], normal((3 * patch * patch) ** -0.5));
+    this.patchWeight = embeddings
+      .at("patch_embedding")
+      .tensor("weight", [width, 3, patch, patch], normal((3 * patch * patch) ** -0.5));
     this.patchBias = embeddings.at("patch_embedding").tensor("bias", [width], zeros);
     // Learned, but a new model starts from a grid code: neighbours are then found from the first step on.
-    this.positionEmbedding = embeddings.tensor("position_embedding", [1, positions, width], { kind: "gridSinusoids", amplitude: 0.5 });
+    this.positionEmbedding = embeddings.tensor("position_embedding", [1, positions, width], {
+      kind: "gridSinusoids",
+      amplitude: 0.5,
+    });
     this.layers = Array.from(
       { length: config.num_hidden_layers },
       (_, i) => new Blip2EncoderLayer(config, scope.at("encoder", "layers", i), i + 1),
@@ -120,6 +128,9 @@ export class Blip2VisionModel {
 }
 
 /** The norm between encoder and Q-Former on its own: trained in both stages, on cached features too. */
-function visionNorm(config: Pick<Blip2VisionConfig, "hidden_size" | "layer_norm_eps">, scope: Scope): LayerNorm {
+function visionNorm(
+  config: Pick<Blip2VisionConfig, "hidden_size" | "layer_norm_eps">,
+  scope: Scope,
+): LayerNorm {
   return new LayerNorm(scope.at("post_layernorm"), config.hidden_size, config.layer_norm_eps);
 }

@@ -92,8 +92,12 @@ export class ClipVisionModel {
     const positions = (config.image_size / patch) ** 2 + 1;
     const embeddings = scope.at("embeddings");
     this.classEmbedding = embeddings.tensor("class_embedding", [width], normal(width ** -0.5));
-    this.patchEmbedding = embeddings.at("patch_embedding").tensor("weight", [width, 3, patch, patch], normal(0.02));
-    this.positionEmbedding = embeddings.at("position_embedding").tensor("weight", [positions, width], normal(0.02));
+    this.patchEmbedding = embeddings
+      .at("patch_embedding")
+      .tensor("weight", [width, 3, patch, patch], normal(0.02));
+    this.positionEmbedding = embeddings
+      .at("position_embedding")
+      .tensor("weight", [positions, width], normal(0.02));
     // The missing "e" is the checkpoint's own spelling.
     this.preNorm = new LayerNorm(scope.at("pre_layrnorm"), width, config.layer_norm_eps);
     this.layers = Array.from(
@@ -108,7 +112,11 @@ export class ClipVisionModel {
     expectShape("CLIP vision", pixelValues, `B 3 ${this.config.image_size} ${this.config.image_size}`);
     const patches = patchify(pixelValues, this.patchEmbedding);
     const width = this.config.hidden_size;
-    const start = ops.expand(ops.reshape(this.classEmbedding, [1, 1, width]), [pixelValues.shape[0]!, 1, width]);
+    const start = ops.expand(ops.reshape(this.classEmbedding, [1, 1, width]), [
+      pixelValues.shape[0]!,
+      1,
+      width,
+    ]);
     const embedded = ops.add(ops.concat([start, patches], 1), this.positionEmbedding);
     const hiddenStates = [this.preNorm.forward(embedded)];
     for (const layer of this.layers) hiddenStates.push(layer.forward(hiddenStates.at(-1)!));

@@ -80,14 +80,25 @@ class OptDecoderLayer {
   }
 
   /** x: [B, T, D] -> [B, T, D] and the keys and values of all S positions. */
-  forward(x: Tensor, past: KeyValues | undefined, mask: Tensor, dropout: Dropout): readonly [Tensor, KeyValues] {
+  forward(
+    x: Tensor,
+    past: KeyValues | undefined,
+    mask: Tensor,
+    dropout: Dropout,
+  ): readonly [Tensor, KeyValues] {
     const { num_attention_heads: heads, dropout: rate, do_layer_norm_before: preNorm } = this.config;
     const h = preNorm ? this.attentionNorm.forward(x) : x;
     const split = (layer: Linear): Tensor => splitHeads(layer.forward(h), heads);
     const own = { key: split(this.key), value: split(this.value) };
     const present =
-      past === undefined ? own : { key: ops.concat([past.key, own.key], 2), value: ops.concat([past.value, own.value], 2) };
-    const attended = attention(split(this.query), present, { mask, dropout, dropoutRate: this.config.attention_dropout });
+      past === undefined
+        ? own
+        : { key: ops.concat([past.key, own.key], 2), value: ops.concat([past.value, own.value], 2) };
+    const attended = attention(split(this.query), present, {
+      mask,
+      dropout,
+      dropoutRate: this.config.attention_dropout,
+    });
     let y = ops.add(x, dropout.apply(this.out.forward(attended), rate));
     if (!preNorm) y = this.attentionNorm.forward(y);
     const activation = activations[this.config.activation_function];
@@ -134,8 +145,12 @@ export class Opt {
     const positionCount = config.max_position_embeddings + positionOffset;
     this.positions = new Embedding(decoder.at("embed_positions"), positionCount, width, init.positions);
     const projected = embedSize !== width;
-    this.projectIn = projected ? new Linear(decoder.at("project_in"), embedSize, width, { bias: false }) : undefined;
-    this.projectOut = projected ? new Linear(decoder.at("project_out"), width, embedSize, { bias: false }) : undefined;
+    this.projectIn = projected
+      ? new Linear(decoder.at("project_in"), embedSize, width, { bias: false })
+      : undefined;
+    this.projectOut = projected
+      ? new Linear(decoder.at("project_out"), width, embedSize, { bias: false })
+      : undefined;
     this.layers = Array.from(
       { length: config.num_hidden_layers },
       (_, i) => new OptDecoderLayer(config, decoder.at("layers", i), init),
@@ -160,7 +175,10 @@ export class Opt {
     expectShape("OPT attention mask", attentionMask, "B S", sizes);
     const length = inputsEmbeds.shape[1]!;
     // Padding counts as nothing; masked slots read row 1, as the reference does.
-    const counted = ops.sub(ops.mul(ops.cumulativeSum(attentionMask, 1), attentionMask), integer(1 - positionOffset));
+    const counted = ops.sub(
+      ops.mul(ops.cumulativeSum(attentionMask, 1), attentionMask),
+      integer(1 - positionOffset),
+    );
     const before = subtractDims(attentionMask.shape[1]!, length);
     const position = this.positions.forward(ops.slice(counted, 1, before, length));
     let x = ops.add(this.projectIn?.forward(inputsEmbeds) ?? inputsEmbeds, position);

@@ -14,6 +14,10 @@ export function patchify(pixels: Tensor, weight: Tensor, bias?: Tensor): Tensor 
     throw new InternalError(`patchify: a picture of ${height}x${width} does not divide into patches of ${p}`);
   }
   const grid = ops.reshape(pixels, [b!, channels!, rows, p!, columns, p!]);
-  const patches = ops.reshape(ops.transpose(grid, [0, 2, 4, 1, 3, 5]), [b!, rows * columns, Number(channels) * p! * p!]);
+  const patches = ops.reshape(ops.transpose(grid, [0, 2, 4, 1, 3, 5]), [
+    b!,
+    rows * columns,
+    Number(channels) * p! * p!,
+  ]);
   return ops.linear(patches, ops.reshape(weight, [d!, Number(channels) * p! * p!]), bias);
 }

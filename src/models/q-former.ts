@@ -48,7 +48,9 @@ class SelfOutput {
   }
 
   forward(x: Tensor, residual: Tensor, dropout: Dropout): Tensor {
-    return this.norm.forward(ops.add(residual, dropout.apply(this.dense.forward(x), this.config.hidden_dropout_prob)));
+    return this.norm.forward(
+      ops.add(residual, dropout.apply(this.dense.forward(x), this.config.hidden_dropout_prob)),
+    );
   }
 }
 
@@ -73,7 +75,10 @@ class QFormerAttention {
   /** Keys and values of what is looked at. [B, S, keySize] -> [B, H, S, K] each. */
   keyValues(source: Tensor): KeyValues {
     const heads = this.config.num_attention_heads;
-    return { key: splitHeads(this.key.forward(source), heads), value: splitHeads(this.value.forward(source), heads) };
+    return {
+      key: splitHeads(this.key.forward(source), heads),
+      value: splitHeads(this.value.forward(source), heads),
+    };
   }
 
   /** x: [B, L, D]. */
@@ -93,7 +98,11 @@ class FeedForward {
     scope: Scope,
     suffix: "" | "_query",
   ) {
-    this.intermediate = new Linear(scope.at(`intermediate${suffix}`, "dense"), config.hidden_size, config.intermediate_size);
+    this.intermediate = new Linear(
+      scope.at(`intermediate${suffix}`, "dense"),
+      config.hidden_size,
+      config.intermediate_size,
+    );
     this.output = new SelfOutput(config, scope.at(`output${suffix}`), config.intermediate_size);
   }
 
@@ -119,12 +128,20 @@ class QFormerLayer {
   }
 
   /** x: [B, L, D], of which the first `queries` positions are queries and the rest text. */
-  forward(x: Tensor, queries: number, keyValues: KeyValues, image: KeyValues | undefined, mask: Tensor | undefined, dropout: Dropout): Tensor {
+  forward(
+    x: Tensor,
+    queries: number,
+    keyValues: KeyValues,
+    image: KeyValues | undefined,
+    mask: Tensor | undefined,
+    dropout: Dropout,
+  ): Tensor {
     const attended = this.selfAttention.forward(x, keyValues, mask, dropout);
     if (queries === 0) return this.text(attended, dropout);
     let query = ops.slice(attended, 1, 0, queries);
     if (this.crossAttention !== undefined) {
-      if (image === undefined) throw new InternalError("Q-Former: queries need the keys and values of an image");
+      if (image === undefined)
+        throw new InternalError("Q-Former: queries need the keys and values of an image");
       query = this.crossAttention.forward(query, image, undefined, dropout);
     }
     const queryOut = this.queryFeedForward.forward(query, dropout);
@@ -134,7 +151,10 @@ class QFormerLayer {
   }
 
   private text(x: Tensor, dropout: Dropout): Tensor {
-    if (this.textFeedForward === undefined) throw new InternalError("Q-Former: this checkpoint has no text branch (use_qformer_text_input is false)");
+    if (this.textFeedForward === undefined)
+      throw new InternalError(
+        "Q-Former: this checkpoint has no text branch (use_qformer_text_input is false)",
+      );
     return this.textFeedForward.forward(x, dropout);
   }
 }
@@ -182,7 +202,11 @@ export class QFormer {
   /** What the queries will look at, computed once per image. imageFeatures: [B, P, D_img]. */
   imageKeyValues(imageFeatures: Tensor): ImageKeyValues {
     expectShape("Q-Former image features", imageFeatures, `B P ${this.config.encoder_hidden_size}`);
-    return new Map(this.layers.flatMap((layer, i) => (layer.crossAttention ? [[i, layer.crossAttention.keyValues(imageFeatures)] as const] : [])));
+    return new Map(
+      this.layers.flatMap((layer, i) =>
+        layer.crossAttention ? [[i, layer.crossAttention.keyValues(imageFeatures)] as const] : [],
+      ),
+    );
   }
 
   forward({ queries, text, image, mask, past, dropout = noDropout }: QFormerInputs): QFormerOutput {
@@ -212,7 +236,11 @@ export class TextEmbeddings {
 
   constructor(config: QFormerConfig, scope: Scope) {
     this.words = new Embedding(scope.at("word_embeddings"), config.vocab_size, config.hidden_size);
-    this.positions = new Embedding(scope.at("position_embeddings"), config.max_position_embeddings, config.hidden_size);
+    this.positions = new Embedding(
+      scope.at("position_embeddings"),
+      config.max_position_embeddings,
+      config.hidden_size,
+    );
   }
 
   /** ids: int64 [B, T], whose first token stands at `offset` -> [B, T, D]. */

@@ -108,12 +108,7 @@ export async function checkOp(
 }
 
 /** Fails at the first value that is further from the expected one than `tolerance` allows. */
-function expectClose(
-  what: string,
-  found: HostTensor,
-  expected: HostTensor,
-  tolerance: Tolerance,
-): void {
+function expectClose(what: string, found: HostTensor, expected: HostTensor, tolerance: Tolerance): void {
   expect(found.dims, `${what}: dims`).toEqual(expected.dims);
   for (let i = 0; i < elementCount(expected.dims); i++) {
     const [value, wanted] = [Number(found.data[i]), Number(expected.data[i])];

@@ -52,7 +52,8 @@ describe.each(goldenNames("models", "retrieval"))("%s", async (name) => {
   const { config } = golden;
   const { parameters, encoder, pixels, bridge, features } = parts(config);
   const model = new FirstStage({ ...bridge, sharedSize: config.image_text_hidden_size }, parameters.scope());
-  const imageTokens = config.image_token_index === null || config.image_token_index === undefined ? 0 : config.num_query_tokens;
+  const imageTokens =
+    config.image_token_index === null || config.image_token_index === undefined ? 0 : config.num_query_tokens;
   const feeds = {
     pixel_values: golden.inputs["pixel_values"]!,
     ids: textOf(golden.inputs["input_ids"]!, imageTokens),

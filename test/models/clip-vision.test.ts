@@ -16,7 +16,11 @@ describe.each(goldenNames("models", "clip-vision"))("%s", async (name) => {
   const pixels = input("pixel_values", "float32", ["B", 3, config.image_size, config.image_size]);
   const { hiddenStates, lastHiddenState } = model.forward(pixels);
   const states = Object.fromEntries(hiddenStates.map((state, i) => [`hidden_states.${i}`, state]));
-  const outputs = { ...states, last_hidden_state: lastHiddenState, pooler_output: model.pool(lastHiddenState) };
+  const outputs = {
+    ...states,
+    last_hidden_state: lastHiddenState,
+    pooler_output: model.pool(lastHiddenState),
+  };
 
   it("has the checkpoint's parameters", () => {
     const stored = [...golden.weights].map(([key, { dims }]) => [key, dims]);

@@ -33,7 +33,10 @@ const uncached = (model: Opt) => {
 const cachedStep = (model: Opt, count: Dim = 1): Record<string, Tensor> => {
   const { num_attention_heads: heads, hidden_size: width, num_hidden_layers: depth } = model.config;
   const place = (name: string) => input(name, "float32", ["B", heads, "P", width / heads]);
-  const past = Array.from({ length: depth }, (_, i) => ({ key: place(`key.${i}`), value: place(`value.${i}`) }));
+  const past = Array.from({ length: depth }, (_, i) => ({
+    key: place(`key.${i}`),
+    value: place(`value.${i}`),
+  }));
   const { lastHiddenState, present } = model.forward({
     inputsEmbeds: model.embed(input("ids", "int64", ["B", count])),
     attentionMask: input("mask", "int64", ["B", addDims("P", count)]),
@@ -107,7 +110,11 @@ describe.each(goldenNames("models", "opt"))("%s", async (name) => {
     );
     const step = await device.compile(cachedStep(model), { weights: golden.weights });
     for (let at = prompt; at < total; at++) {
-      const found = await step.run({ ...state, ids: sliceOf(allIds, 1, at, at + 1), mask: prefix(allMask, at + 1) });
+      const found = await step.run({
+        ...state,
+        ids: sliceOf(allIds, 1, at, at + 1),
+        mask: prefix(allMask, at + 1),
+      });
       const rows = sliceOf(allMask, 1, at, at + 1);
       const wanted = sliceOf(reference, 1, at, at + 1);
       expectClose(`${name} ${run} step ${at}`, found["logits"], wanted, { within: 1e-4, rows });

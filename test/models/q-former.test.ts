@@ -154,14 +154,16 @@ describe("a Q-Former without text branch", () => {
   const qformer = new QFormer(config, parameters.scope("qformer"));
 
   it("declares no text weights and refuses text", () => {
-    expect([...parameters.shapes.keys()].filter((key) => /\.(intermediate|output)\.dense/.test(key))).toEqual([
-      "qformer.encoder.layer.0.attention.output.dense.weight",
-      "qformer.encoder.layer.0.attention.output.dense.bias",
-      "qformer.encoder.layer.0.crossattention.output.dense.weight",
-      "qformer.encoder.layer.0.crossattention.output.dense.bias",
-      "qformer.encoder.layer.1.attention.output.dense.weight",
-      "qformer.encoder.layer.1.attention.output.dense.bias",
-    ]);
+    expect([...parameters.shapes.keys()].filter((key) => /\.(intermediate|output)\.dense/.test(key))).toEqual(
+      [
+        "qformer.encoder.layer.0.attention.output.dense.weight",
+        "qformer.encoder.layer.0.attention.output.dense.bias",
+        "qformer.encoder.layer.0.crossattention.output.dense.weight",
+        "qformer.encoder.layer.0.crossattention.output.dense.bias",
+        "qformer.encoder.layer.1.attention.output.dense.weight",
+        "qformer.encoder.layer.1.attention.output.dense.bias",
+      ],
+    );
     const text = input("text", "float32", [1, 3, 8]);
     expect(() => qformer.forward({ text })).toThrow("this checkpoint has no text branch");
   });

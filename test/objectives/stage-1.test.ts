@@ -144,7 +144,9 @@ describe("parts of the stage-1 loss", async () => {
     const seed = input("seed", "uint64", []);
     const { losses } = stage1Graph(golden, { negatives: undefined!, seed, dropout: new Dropout(seed) });
     const streams = topologicalOrder([losses.loss]).flatMap((node) =>
-      node.kind === "uniform" ? [(node as Node<"uniform">).attributes.stream] : [],
+      node.kind === "uniform" || node.kind === "keepMask"
+        ? [(node as Node<"uniform" | "keepMask">).attributes.stream]
+        : [],
     );
     expect(streams.length).toBeGreaterThan(30);
     expect(new Set(streams).size).toBe(streams.length);

@@ -66,7 +66,7 @@ export const evaluate = defineVerb({
       "stage1: right decisions on true pairs and pairs with another text; with the hardest texts likewise",
   },
   examples: [
-    "blip2 evaluate caption --model runs/stage2/model --data runs/scenes --split compositional --out captions.jsonl",
+    "blip2 evaluate caption --model runs/stage2/model --data runs/scenes --split compositional",
     "blip2 evaluate vision --model runs/vision/model --towers runs/vision/towers --data runs/scenes",
   ],
 

@@ -12,7 +12,7 @@ const worldSchema = z.object({
   sizes: z.array(z.string()),
   backgrounds: z.array(z.string()),
   /** Pairs that only the compositional split shows. */
-  held_out: z.array(z.object({ kind: z.string(), color: z.string() })).default([]),
+  held_out: z.array(z.object({ kind: z.string(), color: z.string() })).optional(),
 });
 
 export type WorldDescription = z.infer<typeof worldSchema>;
