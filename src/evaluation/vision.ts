@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { readModelFolder } from "../checkpoints/model-folder.js";
+import { readFrozenVision } from "../training/image-features.js";
 import { readCaptionSet } from "../data/caption-set.js";
 import { PictureCache } from "../data/picture-cache.js";
 import { Device } from "../engine/index.js";
@@ -30,7 +31,7 @@ export interface VisionEvaluation extends EvaluationOptions {
 /** Recall@1 both ways in pools of 256 pictures, or of all of them if they are fewer. */
 export async function evaluateVision(options: VisionEvaluation): Promise<Record<string, number>> {
   const { model, towers, data, split, limit, threads } = options;
-  const vision = await readModelFolder(model);
+  const { folder: vision, weights: encoder } = await readFrozenVision(model);
   const rest = await readModelFolder(towers);
   const parsed = towersSchema.safeParse(rest.config);
   if (!parsed.success)
@@ -43,9 +44,7 @@ export async function evaluateVision(options: VisionEvaluation): Promise<Record<
   const pictures = (await readCaptionSet(data, split)).slice(0, limit);
 
   // The model keeps the blocks that BLIP-2 uses; the last one and its norm are with the towers.
-  const weights = new Map(
-    [...(await vision.weights.readAll())].map(([name, value]) => [`vision_model.${name}`, value]),
-  );
+  const weights = new Map(encoder);
   for (const [name, value] of await rest.weights.readAll()) weights.set(name, value);
   const parameters = new Parameters(() => true);
   const declared = new ContrastiveTowers(config, text, sharedSize, parameters);
