@@ -1,6 +1,6 @@
 """Golden pictures: what Pillow and transformers' PIL image processor make of small pictures.
 
-Run from the repository root: /opt/ref/bin/python reference/images.py
+Run from the repository root: python reference/images.py
 Writes the picture files and golden.json (decoded values, resized values and processor outputs, as base64 or sha256).
 """
 

@@ -1,6 +1,6 @@
 """Golden token ids: what Python's transformers makes of the tokenizer files that src/text builds.
 
-Run from the repository root: /opt/ref/bin/python reference/text.py
+Run from the repository root: python reference/text.py
 (Not called tokenizers.py: that name would hide the package of the same name from every script in this folder.)
 """
 
