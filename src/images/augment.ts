@@ -60,6 +60,16 @@ export function randomCrop(
   return { left: (fullWidth - width) >> 1, top: (fullHeight - height) >> 1, width, height };
 }
 
+/** The picture with `color` (0 to 1) of its colour left: each pixel between its grey (ITU-R 601 luma) and itself. */
+export function fade({ width, height, data }: RgbImage, color: number): RgbImage {
+  const result = new Uint8Array(data.length);
+  for (let at = 0; at < data.length; at += 3) {
+    const grey = 0.299 * data[at]! + 0.587 * data[at + 1]! + 0.114 * data[at + 2]!;
+    for (let c = at; c < at + 3; c++) result[c] = Math.round(grey + color * (data[c]! - grey));
+  }
+  return { width, height, data: result };
+}
+
 /** The pixels of one part. */
 function cut(image: RgbImage, { left, top, width, height }: Crop): RgbImage {
   const data = new Uint8Array(width * height * 3);

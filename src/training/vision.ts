@@ -6,15 +6,7 @@
  * the last but one block, so the last block is dropped at the end (paper section 3.3).
  */
 import { z } from "zod";
-import {
-  input,
-  integer,
-  ops,
-  type Device,
-  type HostTensors,
-  type Program,
-  type Tensor,
-} from "../engine/index.js";
+import { input, ops, type Device, type HostTensors, type Program, type Tensor } from "../engine/index.js";
 import type { CaptionedPicture } from "../data/caption-set.js";
 import { PictureCache } from "../data/picture-cache.js";
 import { Random } from "../data/random.js";
@@ -22,6 +14,7 @@ import type { SceneRecord, WorldDescription } from "../data/scenes/read.js";
 import { ShuffledPasses } from "../data/shuffle.js";
 import { InterruptedError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
+import { fade } from "../images/augment.js";
 import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
 import {
   Blip2VisionModel,
@@ -29,12 +22,14 @@ import {
   type Blip2VisionConfig,
 } from "../models/blip-2-vision.js";
 import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
-import { LayerNorm, Linear } from "../nn/layers.js";
+import { Linear } from "../nn/layers.js";
 import { normal, Parameters } from "../nn/parameters.js";
 import { clipLoss } from "../objectives/clip.js";
-import { crossEntropy, ignoreIndex } from "../objectives/cross-entropy.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
+import { alterCaption, withoutColors, wordGroups } from "./altered-captions.js";
 import { newlineId } from "./language-model.js";
+import { patchLabels, patchLoss } from "./patch-classification.js";
+import { SeenPairs } from "./seen-pairs.js";
 import { startWeights } from "./start-weights.js";
 import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
@@ -61,6 +56,11 @@ export const visionConfigSchema = z
     sharedSize: z.int().positive().default(128),
     /** Weight of the patch classification; 0 leaves it out, and must be 0 without scenes_<split>.json. */
     patchWeight: z.number().nonnegative().default(0),
+    /**
+     * Share of pictures whose colours are drawn towards grey, so that kinds are told by their shapes. Where little
+     * colour is left, captions leave it out and patches are not asked about it. Needs scenes_<split>.json too.
+     */
+    fadedShare: z.number().min(0).max(1).default(0),
     /** Folder of an earlier run of the same sizes whose weights this one starts from. */
     start: z.string().optional(),
     ...trainerKeys,
@@ -130,40 +130,6 @@ export class ContrastiveTowers {
   }
 }
 
-/** Groups of words of which one can stand for another, to alter captions with. */
-export function wordGroups(world: WorldDescription): readonly (readonly string[])[] {
-  const plural = world.kinds.map((kind) =>
-    kind.endsWith("s") ? `${kind}es` : kind === "fish" ? kind : `${kind}s`,
-  );
-  return [
-    world.kinds,
-    plural,
-    world.colors,
-    world.sizes,
-    world.backgrounds,
-    ["left", "right"],
-    ["top", "bottom"],
-    ["above", "below"],
-  ];
-}
-
-/** The caption with one word replaced by another of its group; unchanged if it has no such word. */
-export function alterCaption(
-  caption: string,
-  groups: readonly (readonly string[])[],
-  random: Random,
-): string {
-  const words = caption.split(/(?<=\b)|(?=\b)/);
-  const places = words.flatMap((word, place) => {
-    const group = groups.find((members) => members.includes(word));
-    return group === undefined ? [] : [{ place, group }];
-  });
-  if (places.length === 0) return caption;
-  const { place, group } = random.pick(places);
-  words[place] = random.pick(group.filter((word) => word !== words[place]));
-  return words.join("");
-}
-
 /** Rows of caption ids, the end token last, with each row's end in the flattened batch. */
 export function captionRows(tokenizer: TextTokenizer, captions: readonly string[]): HostTensors {
   const newline = newlineId(tokenizer);
@@ -187,41 +153,8 @@ export function captionRows(tokenizer: TextTokenizer, captions: readonly string[
   };
 }
 
-/** Share of empty patches that are classified: there are far more of them than of covered ones. */
-const emptyShare = 0.15;
-
-/**
- * For each patch of each picture the classes of what covers its middle: int64 [B * P] per question. 0 stands
- * for nothing there, which only some empty patches are asked about.
- */
-export function patchLabels(
-  scenes: readonly SceneRecord[],
-  world: WorldDescription,
-  { image_size, patch_size }: Blip2VisionConfig,
-  random: Random,
-): HostTensors {
-  const grid = image_size / patch_size;
-  const perPixel = world.picture_size / image_size;
-  const labels: Record<"kind" | "color" | "size", number[]> = { kind: [], color: [], size: [] };
-  for (const { objects } of scenes) {
-    for (let patch = 0; patch < grid * grid; patch++) {
-      const x = ((patch % grid) + 0.5) * patch_size * perPixel;
-      const y = (Math.floor(patch / grid) + 0.5) * patch_size * perPixel;
-      // Objects are drawn in order, so of two that overlap the later one is seen.
-      const seen = objects.findLast(
-        (object) =>
-          Math.max(Math.abs(object.x - x), Math.abs(object.y - y)) <= world.size_pixels[object.size]! / 2,
-      );
-      const nothing = random.chance(emptyShare) ? 0 : ignoreIndex;
-      labels.kind.push(seen === undefined ? nothing : 1 + world.kinds.indexOf(seen.kind));
-      labels.color.push(seen === undefined ? nothing : 1 + world.colors.indexOf(seen.color));
-      labels.size.push(seen === undefined ? nothing : 1 + world.sizes.indexOf(seen.size));
-    }
-  }
-  return Object.fromEntries(
-    Object.entries(labels).map(([name, values]) => [`patch_${name}`, int64Tensor(values, [values.length])]),
-  );
-}
+/** Below this share of its colour, a picture is told of without colours. */
+const leastColor = 0.5;
 
 export interface VisionData {
   readonly train: readonly CaptionedPicture[];
@@ -254,8 +187,12 @@ export async function visionTask(
   const { loss: contrastive, accuracy } = clipLoss(embeds, towers.texts(ids, mask, ends), towers.logScale);
   const metrics: Record<string, Tensor> = { contrastive, accuracy };
   let loss = contrastive;
+  const seen =
+    data.world === undefined || data.scenes === undefined
+      ? undefined
+      : new SeenPairs(data.world, data.scenes.values());
   if (config.patchWeight > 0) {
-    const patch = patchLoss(hiddenStates.at(-2)!, data.world!, vision, parameters);
+    const patch = patchLoss(hiddenStates.at(-2)!, data.world!, vision, parameters, seen!);
     loss = ops.add(loss, ops.mul(patch.loss, config.patchWeight));
     Object.assign(metrics, patch.metrics);
   }
@@ -272,14 +209,27 @@ export async function visionTask(
     batch: async (step, part) => {
       const chosen = Array.from({ length: size }, (_, i) => {
         const position = step * config.batchSize + part * size + i;
+        const picture = data.train[passes.at(position).item]!;
+        const random = new Random("caption", config.seed, position);
+        const caption = random.pick(picture.captions);
+        const color = random.chance(config.fadedShare) ? random.next() : 1;
+        const isColorless = color < leastColor;
         return {
-          picture: data.train[passes.at(position).item]!,
-          random: new Random("caption", config.seed, position),
+          picture,
+          color,
+          isColorless,
+          random,
+          caption: isColorless ? withoutColors(caption, data.world!.colors) : caption,
         };
       });
-      const images = await Promise.all(chosen.map(({ picture }) => cache.get(picture.file)));
-      const captions = chosen.map(({ picture, random }) => random.pick(picture.captions));
-      const altered = captions.map((caption, i) => alterCaption(caption, groups, chosen[i]!.random));
+      const images = await Promise.all(
+        chosen.map(async ({ picture, color }) => {
+          const image = await cache.get(picture.file);
+          return color === 1 ? image : fade(image, color);
+        }),
+      );
+      const captions = chosen.map(({ caption }) => caption);
+      const altered = chosen.map(({ caption, random }) => alterCaption(caption, groups, random, seen));
       const labels =
         config.patchWeight > 0
           ? patchLabels(
@@ -287,6 +237,7 @@ export async function visionTask(
               data.world!,
               vision,
               new Random("patches", config.seed, step, part),
+              chosen.map(({ isColorless }) => isColorless),
             )
           : {};
       return {
@@ -305,35 +256,6 @@ function textInputs(): { readonly ids: Tensor; readonly mask: Tensor; readonly e
     mask: input("text_mask", "int64", ["N", "T"]),
     ends: input("text_ends", "int64", ["N"]),
   };
-}
-
-/** Classifies each patch by kind, colour and size of what covers it. features: [B, 1 + P, D]. */
-function patchLoss(
-  features: Tensor,
-  world: WorldDescription,
-  vision: Blip2VisionConfig,
-  parameters: Parameters,
-): { readonly loss: Tensor; readonly metrics: Record<string, Tensor> } {
-  const [b, positions, d] = features.shape as readonly number[];
-  const rows = b! * (positions! - 1);
-  const head = parameters.scope("patch_head");
-  const norm = new LayerNorm(head.at("norm"), vision.hidden_size, vision.layer_norm_eps);
-  const patches = norm.forward(ops.reshape(ops.slice(features, 1, 1, positions! - 1), [rows, d!]));
-  const metrics: Record<string, Tensor> = {};
-  const losses = Object.entries({ kind: world.kinds, color: world.colors, size: world.sizes }).map(
-    ([name, words]) => {
-      const labels = input(`patch_${name}`, "int64", [rows]);
-      const logits = new Linear(head.at(name), vision.hidden_size, words.length + 1).forward(patches);
-      const covered = ops.cast(ops.less(integer(0), labels), "float32");
-      const right = ops.cast(ops.equal(ops.argmax(logits), labels), "float32");
-      metrics[`patch ${name} accuracy`] = ops.div(
-        ops.reduceSum(ops.mul(right, covered)),
-        ops.reduceSum(covered),
-      );
-      return crossEntropy(logits, labels);
-    },
-  );
-  return { loss: losses.reduce((a, c) => ops.add(a, c)), metrics };
 }
 
 type RetrievalMeasure = (

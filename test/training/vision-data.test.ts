@@ -4,7 +4,10 @@ import { Random } from "../../src/data/random.js";
 import { blip2VisionConfigSchema } from "../../src/models/blip-2-vision.js";
 import { buildBpeTokenizer } from "../../src/text/build-bpe.js";
 import { createTokenizer } from "../../src/text/tokenizer.js";
-import { alterCaption, captionRows, patchLabels, recallAt1, wordGroups } from "../../src/training/vision.js";
+import { alterCaption, withoutColors, wordGroups } from "../../src/training/altered-captions.js";
+import { patchLabels } from "../../src/training/patch-classification.js";
+import { SeenPairs } from "../../src/training/seen-pairs.js";
+import { captionRows, recallAt1 } from "../../src/training/vision.js";
 
 const world = {
   picture_size: 96,
@@ -38,6 +41,57 @@ describe("altered captions", () => {
 
   it("know the plurals of the scenes world", () => {
     expect(wordGroups(world)[1]).toEqual(["stars", "fish", "crosses"]);
+  });
+});
+
+describe("pairs that no picture shows", () => {
+  const scenes = [
+    ["star", "red"],
+    ["fish", "red"],
+    ["fish", "blue"],
+    ["cross", "blue"],
+  ].map(([kind, color], index) => ({
+    index,
+    background: "sand",
+    objects: [{ kind: kind!, color: color!, size: "large", x: 48, y: 48 }],
+  }));
+  const seen = new SeenPairs(world, scenes);
+
+  it("are found in texts, singular and plural", () => {
+    expect(seen.namesUnseen("a large blue star on sand")).toBe(true);
+    expect(seen.namesUnseen("two red crosses and a blue fish")).toBe(true);
+    expect(seen.namesUnseen("two red stars and a blue cross")).toBe(false);
+  });
+
+  it("are no answers of the patch classification, in either direction", () => {
+    const { dims, data } = seen.kindsByColor();
+    expect(dims).toEqual([3, 4]);
+    // Rows: nothing, red, blue; columns: nothing, star, fish, cross.
+    expect([...data].map((value) => Number(value) < 0)).toEqual(
+      [0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0].map(Boolean),
+    );
+    const other = seen.colorsByKind();
+    expect(other.dims).toEqual([4, 3]);
+    expect([...other.data].map((value) => Number(value) < 0)).toEqual(
+      [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0].map(Boolean),
+    );
+  });
+
+  it("are never made by altering a caption", () => {
+    const groups = wordGroups(world);
+    for (let i = 0; i < 200; i++) {
+      const altered = alterCaption("two red stars and a blue cross on sand", groups, new Random(i), seen);
+      expect(seen.namesUnseen(altered)).toBe(false);
+    }
+  });
+});
+
+describe("captions of pictures without colour", () => {
+  it("say everything else", () => {
+    expect(withoutColors("a large orange fish and two red stars on sand", ["orange", "red"])).toBe(
+      "a large fish and two stars on sand",
+    );
+    expect(withoutColors("an orange star, a red apple", ["orange", "red"])).toBe("a star, an apple");
   });
 });
 
