@@ -44,6 +44,11 @@ export const languageModelConfigSchema = z
      */
     echoShare: z.number().min(0).max(1).default(0.5),
     /**
+     * Share of sequences that hold a caption. How a caption is framed cannot be foreseen, and once copying is learnt
+     * that noise covers what answers, of a token or two each, have still to teach.
+     */
+    captionShare: z.number().min(0).max(1).default(1),
+    /**
      * Share of questions that stand bare ("what color is the star" "red"), without the frame of a prompt: what
      * is asked about then stands next to the answer, which is the form that is learnt first.
      */
@@ -179,7 +184,7 @@ export class SequenceWriter {
   sequence(
     { description, captions, questions }: DescribedScene,
     random: Random,
-    shares: Pick<LanguageModelConfig, "echoShare" | "bareShare">,
+    shares: Pick<LanguageModelConfig, "echoShare" | "captionShare" | "bareShare">,
   ): TokenRow {
     const ids = this.opening(description, random);
     const labels = ids.map(() => ignoreIndex);
@@ -191,7 +196,9 @@ export class SequenceWriter {
       const prompt = random.chance(shares.bareShare) ? question.replace(/\?$/, "") : questionPrompt(question);
       return () => append(this.ids(prompt), this.ids(answer));
     });
-    const told = [random.pick(captions)].map((caption) => () => append([], this.ids(caption)));
+    const told = [random.pick(captions)]
+      .filter(() => shares.captionShare === 1 || random.chance(shares.captionShare))
+      .map((caption) => () => append([], this.ids(caption)));
     const echoed = random.chance(shares.echoShare) ? [() => append([], this.description(description))] : [];
     for (const write of [...echoed, ...random.shuffle([...asked, ...told])]) write();
     return { ids, labels };
