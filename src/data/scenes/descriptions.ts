@@ -50,12 +50,16 @@ export interface TextRecord {
   readonly questions: readonly SceneQuestion[];
 }
 
-/** The line of the text corpus for a scene; a function of the scene and the seed. */
+/**
+ * The line of the text corpus for a scene; a function of the scene and the seed. Training lines ask as much as there is
+ * to ask: looking something up is learnt from answers alone, of a token or two each, and with one question of a
+ * type in a line a small model did not learn it.
+ */
 export function textRecord(scene: Scene, seed: number): TextRecord {
   const random = new Random("text", seed, scene.split, scene.index);
   return {
     description: describe(scene, random),
     captions: captionScene(scene, random, 2),
-    questions: askScene(scene, random, random.between(5, 6)),
+    questions: askScene(scene, random, scene.split === "text" ? 18 : random.between(5, 6)),
   };
 }
