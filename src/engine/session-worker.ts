@@ -4,7 +4,7 @@
  */
 import { parentPort, workerData } from "node:worker_threads";
 import * as ort from "onnxruntime-node";
-import type { HostTensor } from "../host-tensor.js";
+import { elementCount, type HostTensor } from "../host-tensor.js";
 import type { Reply, Request, WorkerSettings } from "./session-protocol.js";
 
 const port = parentPort!;
@@ -28,6 +28,15 @@ function resident(slot: string): ort.Tensor {
   return value;
 }
 
+/** Memory for an output of fixed shape: what the runtime allocates itself is copied, and stays in its arena. */
+function blankOutput(session: ort.InferenceSession, name: string): ort.Tensor | null {
+  const known = session.outputMetadata.find((output) => output.name === name);
+  if (known?.isTensor !== true || known.type !== "float32") return null;
+  const dims = known.shape.filter((dim) => typeof dim === "number");
+  if (dims.length < known.shape.length) return null;
+  return new ort.Tensor("float32", new Float32Array(elementCount(dims)), dims);
+}
+
 async function answer(request: Request): Promise<Reply["value"]> {
   switch (request.verb) {
     case "compile": {
@@ -36,6 +45,9 @@ async function answer(request: Request): Promise<Reply["value"]> {
         intraOpNumThreads: settings.threads,
         interOpNumThreads: 1,
         graphOptimizationLevel: "all",
+        // A memory pattern is one block for all values of a run, on top of what the arena holds from the first run, and
+        // one more for each new shape. Without patterns a step takes as long and half of the memory.
+        enableMemPattern: false,
         logSeverityLevel: 3,
         ...(settings.profilePrefix === undefined
           ? {}
@@ -53,8 +65,7 @@ async function answer(request: Request): Promise<Reply["value"]> {
       const fetches: Record<string, ort.Tensor | null> = {};
       for (const name of request.fetch) fetches[name] = null;
       for (const [name, slot] of Object.entries(request.keep)) {
-        const old = request.reuse ? residents.get(slot) : undefined;
-        fetches[name] = old ?? null;
+        fetches[name] = request.reuse ? (residents.get(slot) ?? blankOutput(session, name)) : null;
       }
       const results = await session.run(feeds, fetches);
       for (const [name, slot] of Object.entries(request.keep)) residents.set(slot, results[name]!);

@@ -99,6 +99,7 @@ export class FirstStage {
     const { lastHiddenState } = this.branch.qformer.forward({
       text: this.embeddings.forward(ids),
       mask: paddingMask(mask),
+      leading: 1,
       ...(dropout && { dropout }),
     });
     return ops.l2Normalize(this.textProjection.forward(ops.select(lastHiddenState, 1, 0)));

@@ -173,11 +173,16 @@ export interface QFormerInputs {
   readonly mask?: Tensor;
   /** Self-attention keys and values of positions that stand before these, per layer. */
   readonly past?: readonly KeyValues[];
+  /**
+   * How many leading positions of the output are asked for; all when absent. The last layer leaves out the others,
+   * which no later layer reads. With queries it is at least their number.
+   */
+  readonly leading?: number;
   readonly dropout?: Dropout;
 }
 
 export interface QFormerOutput {
-  /** [B, Q + T, D], queries first. */
+  /** [B, Q + T, D], queries first; [B, leading, D] where `leading` was given. */
   readonly lastHiddenState: Tensor;
   /** Self-attention keys and values of every position seen so far, per layer. */
   readonly present: readonly KeyValues[];
@@ -209,10 +214,15 @@ export class QFormer {
     );
   }
 
-  forward({ queries, text, image, mask, past, dropout = noDropout }: QFormerInputs): QFormerOutput {
+  forward(inputs: QFormerInputs): QFormerOutput {
+    const { queries, text, image, mask, past, leading, dropout = noDropout } = inputs;
     const parts = [queries, text].filter((part) => part !== undefined);
     if (parts.length === 0) throw new InternalError("Q-Former: needs queries, text or both");
     const queryCount = queries === undefined ? 0 : Number(queries.shape[1]);
+    if (leading !== undefined && leading < queryCount)
+      throw new InternalError(
+        `Q-Former: ${leading} leading positions asked for, fewer than ${queryCount} queries`,
+      );
     let x = dropout.apply(this.norm.forward(ops.concat(parts, 1)), this.config.hidden_dropout_prob);
     const present: KeyValues[] = [];
     for (const [i, layer] of this.layers.entries()) {
@@ -223,10 +233,19 @@ export class QFormer {
           ? own
           : { key: ops.concat([before.key, own.key], 2), value: ops.concat([before.value, own.value], 2) };
       present.push(keyValues);
-      x = layer.forward(x, queryCount, keyValues, image?.get(i), mask, dropout);
+      const isLast = i === this.layers.length - 1;
+      const asked = isLast && leading !== undefined ? ops.slice(x, 1, 0, leading) : x;
+      const rows = isLast ? leadingRows(mask, leading) : mask;
+      x = layer.forward(asked, queryCount, keyValues, image?.get(i), rows, dropout);
     }
     return { lastHiddenState: x, present };
   }
+}
+
+/** The rows of an attention mask that belong to the first positions. */
+function leadingRows(mask: Tensor | undefined, leading: number | undefined): Tensor | undefined {
+  if (mask === undefined || leading === undefined || mask.shape.at(-2) === 1) return mask;
+  return ops.slice(mask, -2, 0, leading);
 }
 
 /** Word and position tables of the text branch; `scope` is the checkpoint's `embeddings`. */

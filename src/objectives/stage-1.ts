@@ -160,13 +160,11 @@ function matchingLoss(
     text: model.embeddings.forward(texts(ids)),
     image: pairImage,
     mask: bidirectionalMask(texts(mask), queries.count),
+    leading: queries.count,
     dropout,
   });
   // The decision is the mean of the queries' logits: [pairs, classes].
-  const logits = ops.reduceMean(
-    model.matchingHead.forward(ops.slice(lastHiddenState, 1, 0, queries.count)),
-    [1],
-  );
+  const logits = ops.reduceMean(model.matchingHead.forward(lastHiddenState), [1]);
   const matches = ops.less(ops.range(pairs), integer(size));
   const right = (decision: Tensor): Tensor =>
     ops.reduceMean(ops.where(ops.equal(decision, ops.cast(matches, "int64")), 1, 0));

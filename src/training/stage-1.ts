@@ -207,11 +207,9 @@ export async function stage1Measure(
     text: model.embeddings.forward(ids),
     image,
     mask: bidirectionalMask(mask, config.queries),
+    leading: config.queries,
   });
-  const logits = ops.reduceMean(
-    model.matchingHead.forward(ops.slice(lastHiddenState, 1, 0, config.queries)),
-    [1],
-  );
+  const logits = ops.reduceMean(model.matchingHead.forward(lastHiddenState), [1]);
   const isMatch =
     config.matching === "two-class"
       ? ops.cast(ops.argmax(logits), "float32")

@@ -215,6 +215,8 @@ async function compileStep(
     residentOutputs: Object.fromEntries(
       trainable.map(({ name }) => [gradientOutput(name), slots.gradient(name)]),
     ),
+    // No step reads the gradients of the one before.
+    reuseResidents: true,
   });
 }
 

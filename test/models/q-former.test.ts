@@ -136,6 +136,18 @@ describe.each(goldenNames("models", "qformer"))("%s", async (name) => {
     expectClose(`${name} apart, text`, found["text"], found["oneRunText"], { within: 1e-5 });
   });
 
+  it("gives leading positions alone as it gives them among all", async () => {
+    const inputs = { queries, text, image, mask: multimodalCausalMask(mask, count) };
+    const all = qformer.forward(inputs).lastHiddenState;
+    for (const leading of [count, count + 1]) {
+      const some = qformer.forward({ ...inputs, leading }).lastHiddenState;
+      expect(some.shape).toEqual(["B", leading, config.hidden_size]);
+      const found = await run({ some, all: ops.slice(all, 1, 0, leading) });
+      expectClose(`${name} leading ${leading}`, found["some"], found["all"], { within: 1e-5 });
+    }
+    expect(() => qformer.forward({ ...inputs, leading: count - 1 })).toThrow("fewer than");
+  });
+
   it("has cross-attention in every so many layers", () => {
     const layers = Array.from({ length: config.num_hidden_layers }, (_, i) => i);
     expect([...image.keys()]).toEqual(layers.filter((i) => i % config.cross_attention_frequency === 0));
