@@ -225,8 +225,9 @@ def make_searches() -> None:
         for prompt, arguments in prompts.items():
             bad_words = {}
             plain, _ = search({"max_new_tokens": 12, "num_beams": 1}, arguments)
-            bad_words[1] = [[row[1]] for row in plain if row[1] != eos]
-            bad_words[2] = [row[1:3] for row in plain if eos not in row[1:2]] + [[plain[0][0]]]
+            words = [token for row in plain for token in row if token != eos]
+            bad_words[1] = [[words[1]], [words[-1]]]
+            bad_words[2] = [row[:2] for row in plain if len(row) > 2] + [[words[-1]]]
             for options in settings():
                 try:
                     rows, scores = search(options, arguments)
