@@ -2,7 +2,7 @@
 import { InternalError, UserError } from "../errors.js";
 import { float32Tensor, type HostTensor } from "../host-tensor.js";
 import { loadImage, type ImageSource } from "../images/load-image.js";
-import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
+import { preprocessInTurns, type PreprocessConfig } from "../images/preprocess.js";
 import type { Blip2Runner } from "./blip-2-runner.js";
 
 /** What `Blip2.look` gives. It stands wherever that model takes an image. */
@@ -54,7 +54,10 @@ export async function softPromptsOf(
   const fresh =
     unseen.length === 0
       ? undefined
-      : await runner.softPrompts(preprocess(await Promise.all(unseen.map(loadImage)), pictures), signal);
+      : await runner.softPrompts(
+          await preprocessInTurns(await Promise.all(unseen.map(loadImage)), pictures),
+          signal,
+        );
   if (fresh !== undefined && unseen.length === images.length) return fresh;
   const [, queries, width] = (fresh ?? seen[0])?.dims ?? [];
   if (queries === undefined || width === undefined) throw new InternalError("soft prompts of no pictures");

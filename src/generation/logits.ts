@@ -102,10 +102,14 @@ export function topPWarper(mass: number, keep = 1): LogitProcessor {
 
 /** log(softmax(logits)), as a new array. */
 export function logSoftmax(logits: Float32Array): Float32Array {
+  // Plain loops: a vocabulary of fifty thousand comes by for every beam and every token.
+  const size = logits.length;
   let largest = -Infinity;
-  for (const value of logits) if (value > largest) largest = value;
+  for (let id = 0; id < size; id++) if (logits[id]! > largest) largest = logits[id]!;
   let sum = 0;
-  for (const value of logits) sum += Math.exp(value - largest);
+  for (let id = 0; id < size; id++) sum += Math.exp(logits[id]! - largest);
   const shift = largest + Math.log(sum);
-  return logits.map((value) => value - shift);
+  const result = new Float32Array(size);
+  for (let id = 0; id < size; id++) result[id] = logits[id]! - shift;
+  return result;
 }

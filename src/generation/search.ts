@@ -142,6 +142,7 @@ export class BeamSearch implements Search {
     const raw = logits.map(logSoftmax);
     const scores = raw.map((logProbabilities, beam) => {
       const sequence = { promptIds, newIds: this.running[beam]!.tokenIds };
+      if (this.processors.length === 0) return logProbabilities;
       const processed = logProbabilities.slice();
       for (const process of this.processors) process(processed, sequence);
       return processed;
