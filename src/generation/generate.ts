@@ -34,6 +34,9 @@ function startSearch(settings: SearchSettings, promptIds: readonly number[]): Se
   return new GreedySearch(settings, promptIds);
 }
 
+/** How long the searches of a large batch keep the thread before they leave it to others, in milliseconds. */
+const turn = 8;
+
 /**
  * Runs a search for each prompt, all in one batch, and yields them after each token. The stepper is disposed
  * of at the end, also after errors and when the caller stops early.
@@ -61,7 +64,12 @@ export async function* generationSteps(
     const tokens: number[] = [];
     const next: typeof active = [];
     let row = 0;
+    let turnEnds = performance.now() + turn;
     for (const { search, count } of active) {
+      if (performance.now() > turnEnds) {
+        await new Promise((resolve) => setTimeout(resolve));
+        turnEnds = performance.now() + turn;
+      }
       const continuations = search.next(
         logits.slice(row, row + count),
         running.states?.slice(row, row + count),
