@@ -1,8 +1,10 @@
 /** `npm run bench -- NAME [options]`: the benchmarks by name. */
+import { timerDelays } from "./timer.js";
 import { trainingStep } from "./training-step.js";
 
 const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
   training: trainingStep,
+  timer: timerDelays,
 };
 
 const [name, ...args] = process.argv.slice(2);

@@ -4,12 +4,17 @@ export type { DType, HostTensor } from "./host-tensor.js";
 export type { ImageSource, RawImage } from "./images/load-image.js";
 export {
   Blip2,
+  type ChatOptions,
   type ForwardInputs,
   type ForwardOutputs,
   type Generated,
+  type GeneratedText,
   type GenerateBatchOptions,
   type GenerateOptions,
   type LoadOptions,
   type StreamOptions,
 } from "./generation/blip-2.js";
+export type { Chat } from "./generation/chat.js";
+export type { ImageView } from "./generation/image-view.js";
+export type { Turn } from "./generation/questions.js";
 export type { RawTensor } from "./generation/raw-tensors.js";

@@ -33,6 +33,9 @@ export async function runProcess(verbs?: NonNullable<CommandLine["verbs"]>): Pro
 
   process.exitCode = await runCommandLine({
     words: process.argv.slice(2),
+    get stdin() {
+      return process.stdin;
+    },
     stdout: process.stdout,
     stderr: process.stderr,
     env: process.env,

@@ -1,6 +1,6 @@
 /** From words to an exit code: picks the verb, parses its words, runs it, and says in one sentence what failed. */
 import { readFileSync } from "node:fs";
-import type { Writable } from "node:stream";
+import type { Readable, Writable } from "node:stream";
 import { InternalError, InterruptedError, UserError } from "../errors.js";
 import { generalHelp, verbHelp } from "./help.js";
 import { suggestion } from "./nearest.js";
@@ -8,13 +8,14 @@ import { parseArguments, type Arguments, type Operands, type Options } from "./o
 import { createOutput } from "./output.js";
 import { packageRoot } from "./package-root.js";
 import { createProgress } from "./progress.js";
-import type { Verb } from "./verb.js";
+import type { Context, Verb } from "./verb.js";
 import { verbs } from "./verbs/index.js";
 
 export interface CommandLine {
   /** The words after `blip2`. */
   readonly words: readonly string[];
-  readonly stdout: Writable;
+  readonly stdin: Readable & { readonly isTTY?: boolean };
+  readonly stdout: Writable & { readonly isTTY?: boolean };
   readonly stderr: Writable & { readonly isTTY?: boolean; readonly columns?: number };
   readonly env: { readonly [name: string]: string | undefined };
   readonly signal: AbortSignal;
@@ -48,7 +49,20 @@ export async function runCommandLine(commandLine: CommandLine): Promise<number> 
       stderr.write(`${line}\n`);
     };
     // The parser went by the verb's own declaration, from which its argument types come too.
-    const code = await verb.run({ output, progress, log, signal }, args as Arguments<Options, Operands>);
+    const context: Context = {
+      // Looked at only by verbs that read: the first look opens a process's stdin.
+      get input() {
+        return commandLine.stdin;
+      },
+      get isInteractive() {
+        return commandLine.stdin.isTTY === true && stdout.isTTY === true;
+      },
+      output,
+      progress,
+      log,
+      signal,
+    };
+    const code = await verb.run(context, args as Arguments<Options, Operands>);
     progress.clear();
     // A verb may wind up its work in good order when asked to stop; the exit code still tells.
     signal.throwIfAborted();

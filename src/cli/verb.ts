@@ -1,9 +1,14 @@
 /** What a verb of the command line is, and what it is given to work with. */
+import type { Readable } from "node:stream";
 import type { Arguments, Operands, Options } from "./options.js";
 import type { Output } from "./output.js";
 import type { Progress } from "./progress.js";
 
 export interface Context {
+  /** What is typed or piped in, from stdin. */
+  readonly input: Readable;
+  /** Whether a person sits before it: input and output are both a terminal. */
+  readonly isInteractive: boolean;
   /** Results, on stdout. */
   readonly output: Output;
   /** How far the work has come, on stderr. */

@@ -3,13 +3,15 @@ import { readModelFolder, type ModelFolder } from "../checkpoints/model-folder.j
 import { Device, input, type Program } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
-import { loadImage, type ImageSource } from "../images/load-image.js";
-import { preprocess, preprocessConfig, type PreprocessConfig } from "../images/preprocess.js";
+import type { ImageSource } from "../images/load-image.js";
+import { preprocessConfig, type PreprocessConfig } from "../images/preprocess.js";
 import { blip2Config, type Blip2Config } from "../models/blip-2.js";
 import { nextTokenLoss } from "../objectives/cross-entropy.js";
 import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
 import { Blip2Runner } from "./blip-2-runner.js";
+import { Chat } from "./chat.js";
 import { generateTokens, generationSteps } from "./generate.js";
+import { ImageView, softPromptsOf } from "./image-view.js";
 import {
   checkOptions,
   generationDefaults,
@@ -17,6 +19,7 @@ import {
   type GenerateSettings,
   type GenerationDefaults,
 } from "./options.js";
+import { questionFormat } from "./questions.js";
 import {
   floats,
   integers,
@@ -25,8 +28,9 @@ import {
   withoutImageTokens,
   type RawTensor,
 } from "./raw-tensors.js";
-import type { GeneratedSequence, SearchSettings } from "./search.js";
-import type { Prompt } from "./stepper.js";
+import type { SearchSettings } from "./search.js";
+import type { Prompt, Stepper } from "./stepper.js";
+import { TextWriter } from "./text-writer.js";
 
 export interface LoadOptions {
   /** How weights are held and multiplied; "fp32" for now. */
@@ -37,29 +41,50 @@ export interface LoadOptions {
 }
 
 export interface GenerateOptions extends GenerateSettings {
-  readonly image: ImageSource;
+  /** A picture, or one that this model has looked at. */
+  readonly image: ImageSource | ImageView;
   /** Stands before the answer, such as "Question: what is this? Answer:". Not part of the text. Default: none. */
   readonly prompt?: string | undefined;
 }
 
 export interface GenerateBatchOptions extends GenerateSettings {
-  readonly images: readonly ImageSource[];
+  readonly images: readonly (ImageSource | ImageView)[];
   /** One prompt for all pictures ... */
   readonly prompt?: string | undefined;
   /** ... or one for each. */
   readonly prompts?: readonly (string | undefined)[] | undefined;
 }
 
-/** Streams come from greedy search: beam search knows no text before its end. */
-export type StreamOptions = Omit<GenerateOptions, "numBeams"> & { readonly numBeams?: 1 | undefined };
+/** Streams are one text, and come from any search but that with beams, which knows no text before its end. */
+export type StreamOptions = Omit<GenerateOptions, "numBeams" | "numReturnSequences"> & {
+  readonly numBeams?: 1 | undefined;
+  readonly numReturnSequences?: 1 | undefined;
+};
 
-export interface Generated {
-  /** Without the prompt, special tokens and white space at its ends. */
+export interface ChatOptions {
+  readonly image: ImageSource | ImageView;
+  /** How a question is put, with `{}` where it goes. Default: the paper's for this kind of language model. */
+  readonly format?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface GeneratedText {
+  /** Without the prompt, special tokens, stop strings and white space at its ends. */
   readonly text: string;
-  /** New ids, the end token included if there is one. */
+  /** New ids, the end token or those that spell a stop string included if there are such. */
   readonly tokenIds: readonly number[];
-  /** The natural logarithm of the probability that the model gives to `tokenIds`. */
+  /** The natural logarithm of the probability that the model gives to `tokenIds`, whatever the search made of it. */
   readonly logProbability: number;
+  /** The same for each of `tokenIds`. */
+  readonly tokenLogProbabilities: readonly number[];
+  /** What texts are ranked by: in beam search by length and penalties too, otherwise `logProbability`. */
+  readonly score: number;
+}
+
+/** The best text. */
+export interface Generated extends GeneratedText {
+  /** With `numReturnSequences` above 1: all of them, best first. */
+  readonly sequences?: readonly GeneratedText[];
 }
 
 /** Q queries, T text positions, V vocabulary, P image positions, D widths. */
@@ -144,8 +169,7 @@ export class Blip2 {
   async generate(options: GenerateOptions): Promise<Generated> {
     checkOptions("generate", options);
     const { image, prompt, ...settings } = options;
-    const search = searchSettings("generate", settings, this.defaults);
-    const [generated] = await this.search([image], [prompt], search, settings.signal);
+    const [generated] = await this.search("generate", [image], [prompt], settings);
     return generated!;
   }
 
@@ -161,28 +185,52 @@ export class Blip2 {
         `generateBatch: ${images.length} images need as many prompts, got ${prompts.length}`,
       );
     }
-    const search = searchSettings("generateBatch", settings, this.defaults);
-    if (images.length === 0) return [];
-    return this.search(images, prompts ?? images.map(() => prompt), search, settings.signal);
+    return this.search("generateBatch", images, prompts ?? images.map(() => prompt), settings);
   }
 
-  /** The text of a greedy search, piece by piece as it comes into being. Leaving the loop ends the work. */
+  /** A text piece by piece as it comes into being. Leaving the loop ends the work. */
   async *stream(options: StreamOptions): AsyncGenerator<string, void, undefined> {
     checkOptions("stream", options);
-    const { image, prompt, ...settings } = options;
-    const search = searchSettings("stream", { ...settings, numBeams: 1 }, this.defaults);
-    const { signal } = settings;
-    const ready = await this.prompt([image], [prompt], search, signal);
-    let [text, shown] = ["", ""];
-    for await (const [running] of generationSteps(this.runner.decoder.begin(), ready, search, signal)) {
-      text = this.text(running!.results[0]!);
-      // Half a character waits for its other half. White space at the end is not in `text` yet.
-      if (text.length > shown.length && !text.endsWith("\ufffd")) {
-        yield text.slice(shown.length);
-        shown = text;
-      }
+    const { image, prompt, ...asked } = options;
+    const { signal } = asked;
+    const [settings, writer] = this.settings("stream", { ...asked, numBeams: 1, numReturnSequences: 1 });
+    const ready = await this.prompt([image], [prompt], settings, signal);
+    let [ids, shown]: [readonly number[], string] = [[], ""];
+    for await (const [running] of generationSteps(this.begin(settings), ready, settings, signal)) {
+      ids = running!.results[0]!.tokenIds;
+      const text = writer.settledText(ids);
+      if (text.length <= shown.length) continue;
+      yield text.slice(shown.length);
+      shown = text;
     }
+    const text = writer.text(ids);
     if (text.length > shown.length) yield text.slice(shown.length);
+  }
+
+  /** Looks at a picture once, for any number of `generate`, `generateBatch` and `stream` calls. */
+  async look(
+    image: ImageSource,
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<ImageView> {
+    checkOptions("look", options);
+    const softPrompt = await softPromptsOf(this.runner, [image], this.pictures, options.signal);
+    return new ImageView(this.runner, softPrompt);
+  }
+
+  /** Begins a chat about a picture, which is looked at once. */
+  async chat(options: ChatOptions): Promise<Chat> {
+    checkOptions("chat", options);
+    const { image, format = questionFormat(this.config.text_config.model_type), signal } = options;
+    const view =
+      image instanceof ImageView
+        ? new ImageView(this.runner, image.softPromptFor(this.runner))
+        : await this.look(image, { signal });
+    return new Chat(this, view, format);
+  }
+
+  /** Whether the language model has positions for a picture, this prompt, and so many new tokens. */
+  hasRoomFor(prompt: string, maxNewTokens = this.defaults.settings.maxNewTokens): boolean {
+    return this.roomBehind(this.tokenizer.encode(prompt).length) >= maxNewTokens;
   }
 
   /** One pass through all parts, for those who want the numbers. */
@@ -234,22 +282,46 @@ export class Blip2 {
   }
 
   private async search(
-    images: readonly ImageSource[],
+    call: string,
+    images: readonly (ImageSource | ImageView)[],
     prompts: readonly (string | undefined)[],
-    settings: SearchSettings,
-    signal: AbortSignal | undefined,
+    asked: GenerateSettings,
   ): Promise<Generated[]> {
+    const [settings, writer] = this.settings(call, asked);
+    if (images.length === 0) return [];
+    const { signal } = asked;
     const prompt = await this.prompt(images, prompts, settings, signal);
-    const found = await generateTokens(this.runner.decoder.begin(), prompt, settings, signal);
-    return found.map(([best]) => {
-      const { tokenIds, logProbability } = best!;
-      return { text: this.text(best!), tokenIds, logProbability };
+    const found = await generateTokens(this.begin(settings), prompt, settings, signal);
+    return found.map((sequences) => {
+      const texts = sequences.map((sequence) => ({ text: writer.text(sequence.tokenIds), ...sequence }));
+      return settings.numReturnSequences === 1 ? texts[0]! : { ...texts[0]!, sequences: texts };
     });
+  }
+
+  /** What a call asks for, with its words as ids, and what turns ids into its text. */
+  private settings(call: string, asked: GenerateSettings): [settings: SearchSettings, writer: TextWriter] {
+    const settings = searchSettings(call, asked, this.defaults);
+    const stops = asked.stop === undefined ? this.defaults.stops : [asked.stop].flat();
+    const writer = new TextWriter(this.tokenizer, this.defaults.endIds, stops);
+    // A word within a text has a space before it, and with it another id.
+    const spellings = (asked.badWords ?? []).flatMap((word) => [word, ` ${word}`]);
+    const words = spellings.map((word) => this.tokenizer.encode(word, { addSpecialTokens: false }));
+    const forbidden = [...(settings.forbidden ?? []), ...words];
+    return [{ ...settings, forbidden, isStopped: writer.isStopped }, writer];
+  }
+
+  private begin({ contrastive }: SearchSettings): Stepper {
+    return this.runner.decoder.begin({ states: contrastive !== undefined });
+  }
+
+  /** How many tokens fit behind a picture and a prompt. */
+  private roomBehind(promptLength: number): number {
+    return this.runner.decoder.maximumLength - this.config.num_query_tokens - promptLength;
   }
 
   /** Soft visual prompts, then the prompts' ids, padded on the left between the two as transformers does. */
   private async prompt(
-    images: readonly ImageSource[],
+    images: readonly (ImageSource | ImageView)[],
     prompts: readonly (string | undefined)[],
     settings: SearchSettings,
     signal: AbortSignal | undefined,
@@ -260,7 +332,7 @@ export class Blip2 {
     );
     const queries = this.config.num_query_tokens;
     const length = Math.max(...rows.map((row) => row.length));
-    const most = this.runner.decoder.maximumLength - queries - length;
+    const most = this.roomBehind(length);
     if (settings.maxNewTokens > most) {
       throw new UserError(
         `generate: the prompt of ${length} tokens leaves room for ${Math.max(0, most)} new ones in the model's ` +
@@ -275,19 +347,12 @@ export class Blip2 {
       mask.fill(1n, b * (queries + length), b * (queries + length) + queries);
       mask.fill(1n, b * (queries + length) + queries + start, (b + 1) * (queries + length));
     }
-    const pixels = preprocess(await Promise.all(images.map(loadImage)), this.pictures);
     return {
-      embeddings: await this.runner.softPrompts(pixels, signal),
+      embeddings: await softPromptsOf(this.runner, images, this.pictures, signal),
       ids: int64Tensor(ids, [rows.length, length]),
       mask: int64Tensor(mask, [rows.length, queries + length]),
       softId: this.config.image_token_index ?? undefined,
     };
-  }
-
-  private text({ tokenIds }: GeneratedSequence): string {
-    const { endIds } = this.defaults;
-    const words = tokenIds.filter((id, t) => t < tokenIds.length - 1 || !endIds.includes(id));
-    return this.tokenizer.decode(words).trim();
   }
 
   private async loss(

@@ -19,7 +19,7 @@ import {
 import { InternalError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
 import type { Opt } from "../models/opt.js";
-import type { Prompt, Stepper } from "./stepper.js";
+import type { Prompt, Stepper, StepperOptions } from "./stepper.js";
 
 /** Running generations share one device; each has slots of its own. */
 let generations = 0;
@@ -49,15 +49,18 @@ export class Decoder {
   }
 
   /** Starts a generation with an empty cache. */
-  begin(): Stepper {
-    return new CachedStepper(this.device, this.program, this.caches, this.emptyCache());
+  begin({ states = false }: StepperOptions = {}): Stepper {
+    return new CachedStepper(this.device, this.program, this.caches, this.emptyCache(), states);
   }
 
   /** Logits of every position of a prompt, nothing kept. -> float32 [N, Q + T, V]. */
   async forward(prompt: Prompt, signal?: AbortSignal): Promise<HostTensor> {
     const [batch, length] = prompt.mask.dims as [number, number];
     const scope = `forward.${generations++}`;
-    const slots = Object.fromEntries(this.caches.map((name) => [`next.${name}`, `${scope}.${name}`]));
+    const slots = Object.fromEntries([
+      ...this.caches.map((name) => [`next.${name}`, `${scope}.${name}`]),
+      ["states", `${scope}.states`],
+    ]);
     try {
       const feeds = {
         ...this.emptyCache(),
@@ -97,6 +100,7 @@ function graph(model: Opt): Record<string, Tensor> {
   const wanted = ops.gatherRows(positions, input("wanted", "int64", ["R"]));
   return {
     logits: model.logits(wanted),
+    states: lastHiddenState,
     ...Object.fromEntries(
       present.flatMap(({ key, value }, i) => [
         [`next.${i}.key`, key],
@@ -121,6 +125,7 @@ async function forget(device: Device, slots: readonly string[]): Promise<void> {
 class CachedStepper implements Stepper {
   private readonly inputs: Readonly<Record<string, string>>;
   private readonly outputs: Readonly<Record<string, string>>;
+  states: readonly (readonly Float32Array[])[] | undefined;
   /** The mask of each sequence so far. */
   private masks: readonly (readonly bigint[])[] = [];
   private width = 0;
@@ -130,10 +135,15 @@ class CachedStepper implements Stepper {
     private readonly program: Program,
     caches: readonly string[],
     private readonly emptyCache: HostTensors,
+    private readonly wantsStates: boolean,
   ) {
     const scope = `generation.${generations++}`;
     this.inputs = Object.fromEntries(caches.map((name) => [`past.${name}`, `${scope}.${name}`]));
-    this.outputs = Object.fromEntries(caches.map((name) => [`next.${name}`, `${scope}.${name}`]));
+    this.outputs = Object.fromEntries([
+      ...caches.map((name) => [`next.${name}`, `${scope}.${name}`]),
+      // Kept in the worker, they cost nothing.
+      ...(wantsStates ? [] : [["states", `${scope}.states`]]),
+    ]);
   }
 
   async prefill(prompt: Prompt, signal?: AbortSignal): Promise<readonly Float32Array[]> {
@@ -174,14 +184,26 @@ class CachedStepper implements Stepper {
   }
 
   private async run(feeds: HostTensors, signal: AbortSignal | undefined): Promise<readonly Float32Array[]> {
-    const { logits } = await this.program.run(feeds, {
+    const { logits, states } = await this.program.run(feeds, {
       signal,
       residentInputs: this.inputs,
       residentOutputs: this.outputs,
     });
+    if (this.wantsStates) this.states = this.realPositions(states!);
     const [count, vocabulary] = logits!.dims as [number, number];
     const data = logits!.data as Float32Array;
     return Array.from({ length: count }, (_, n) => data.subarray(n * vocabulary, (n + 1) * vocabulary));
+  }
+
+  /** states: [N, T', E], of the last T' positions of the masks. */
+  private realPositions({ data, dims }: HostTensor): readonly (readonly Float32Array[])[] {
+    const [, length, width] = dims as [number, number, number];
+    return this.masks.map((mask, n) =>
+      mask.slice(mask.length - length).flatMap((isReal, t) => {
+        const start = (n * length + t) * width;
+        return isReal === 0n ? [] : [(data as Float32Array).subarray(start, start + width)];
+      }),
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,6 +1,14 @@
 /** The loop of generation: prompts in, token ids out, one step of the language model per token. */
-import { InterruptedError } from "../errors.js";
-import { startSearch, type GeneratedSequence, type Search, type SearchSettings } from "./search.js";
+import { InterruptedError, UserError } from "../errors.js";
+import { ContrastiveSearch } from "./contrastive-search.js";
+import { SamplingSearch } from "./sampling.js";
+import {
+  BeamSearch,
+  GreedySearch,
+  type GeneratedSequence,
+  type Search,
+  type SearchSettings,
+} from "./search.js";
 import type { Prompt, Stepper } from "./stepper.js";
 
 /**
@@ -16,6 +24,18 @@ function seenIds({ ids, mask, embeddings, softId }: Prompt): number[][] {
     ...Array.from(all.subarray(b * length, (b + 1) * length), Number),
   ]);
 }
+
+/** @param promptIds what processors count as seen. */
+function startSearch(settings: SearchSettings, promptIds: readonly number[]): Search {
+  const { numBeams, sampling, contrastive } = settings;
+  if (numBeams > 1) return new BeamSearch(settings, promptIds);
+  if (sampling !== undefined) return new SamplingSearch(settings, sampling, promptIds);
+  if (contrastive !== undefined) return new ContrastiveSearch(settings, contrastive, promptIds);
+  return new GreedySearch(settings, promptIds);
+}
+
+/** How long the searches of a large batch keep the thread before they leave it to others, in milliseconds. */
+const turn = 8;
 
 /**
  * Runs a search for each prompt, all in one batch, and yields them after each token. The stepper is disposed
@@ -33,13 +53,27 @@ export async function* generationSteps(
   // The searches that go on, and how many rows of the batch each has.
   let active = searches.map((search) => ({ search, count: 1 }));
   let logits = await running.prefill(prompt, signal);
+  if (settings.contrastive !== undefined && running.states === undefined) {
+    throw new UserError(
+      "generate: penaltyAlpha: contrastive search needs hidden states, which this kind of language model does not yield; " +
+        "leave it out",
+    );
+  }
   for (;;) {
     const parents: number[] = [];
     const tokens: number[] = [];
     const next: typeof active = [];
     let row = 0;
+    let turnEnds = performance.now() + turn;
     for (const { search, count } of active) {
-      const continuations = search.next(logits.slice(row, row + count));
+      if (performance.now() > turnEnds) {
+        await new Promise((resolve) => setTimeout(resolve));
+        turnEnds = performance.now() + turn;
+      }
+      const continuations = search.next(
+        logits.slice(row, row + count),
+        running.states?.slice(row, row + count),
+      );
       for (const { parent, token } of continuations) {
         parents.push(row + parent);
         tokens.push(token);

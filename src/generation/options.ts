@@ -1,6 +1,7 @@
 /** What callers may ask of `generate`, checked by name and value. */
 import { z } from "zod";
 import { UserError } from "../errors.js";
+import { parseGenerationConfig } from "./generation-config.js";
 import type { SearchSettings } from "./search.js";
 
 export interface GenerateSettings {
@@ -16,6 +17,32 @@ export interface GenerateSettings {
   readonly earlyStopping?: boolean | "never" | undefined;
   /** Above 1 makes ids seen before less likely. Default: `repetition_penalty`, or 1. */
   readonly repetitionPenalty?: number | undefined;
+  /** No sequence of so many tokens comes twice; 0 for no such rule. Default: `no_repeat_ngram_size`, or 0. */
+  readonly noRepeatNgramSize?: number | undefined;
+  /** Words that do not occur, at the start of a word and inside one. Default: `bad_words_ids`, or none. */
+  readonly badWords?: readonly string[] | undefined;
+  /** A text ends before the first of these; none is part of it. Default: `stop_strings`, or none. */
+  readonly stop?: string | readonly string[] | undefined;
+  /** How many texts: at most `numBeams` in beam search, 1 in greedy and contrastive search. Default: `num_return_sequences`, or 1. */
+  readonly numReturnSequences?: number | undefined;
+  /**
+   * Draw tokens at random by their probability, with several beams the beams' continuations. `numBeams` is 1 then
+   * unless it is given. Default: `do_sample`, or false.
+   */
+  readonly sample?: boolean | undefined;
+  /** Of sampling: below 1 likely tokens become likelier. Default: `temperature`, or 1. */
+  readonly temperature?: number | undefined;
+  /**
+   * Of sampling: draw from so many most likely tokens, 0 for all; default `top_k`, or 50. Of contrastive search: try so
+   * many, at least 2; default `top_k`, or 4.
+   */
+  readonly topK?: number | undefined;
+  /** Of sampling: draw from the most likely tokens that together have this probability. Default: `top_p`, or 1. */
+  readonly topP?: number | undefined;
+  /** Of sampling: equal seeds give equal texts. Default: 0. */
+  readonly seed?: number | undefined;
+  /** Contrastive search: the weight, from 0 to 1, of not resembling the text before. Default: `penalty_alpha`, or none. */
+  readonly penaltyAlpha?: number | undefined;
   /** Ends the work with an `InterruptedError`, at the latest after the token under way. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -27,10 +54,20 @@ const settings = {
   lengthPenalty: z.number().optional(),
   earlyStopping: z.union([z.boolean(), z.literal("never")]).optional(),
   repetitionPenalty: z.number().positive().optional(),
+  noRepeatNgramSize: z.int().min(0).optional(),
+  badWords: z.array(z.string().min(1)).optional(),
+  stop: z.union([z.string().min(1), z.array(z.string().min(1))]).optional(),
+  numReturnSequences: z.int().min(1).max(1000).optional(),
+  sample: z.boolean().optional(),
+  temperature: z.number().positive().optional(),
+  topK: z.int().min(0).optional(),
+  topP: z.number().positive().max(1).optional(),
+  seed: z.int().optional(),
+  penaltyAlpha: z.number().min(0).max(1).optional(),
   signal: z.instanceof(AbortSignal).optional(),
 };
 const anything = z.custom<unknown>((value) => value !== undefined, "is required");
-const { numBeams: _, ...greedySettings } = settings;
+const { numBeams: _, numReturnSequences: __, ...streamSettings } = settings;
 
 /** The options of each call, by its name. */
 const schemas = {
@@ -50,8 +87,12 @@ const schemas = {
     image: anything,
     prompt: z.string().optional(),
     numBeams: z.literal(1).optional(),
-    ...greedySettings,
+    numReturnSequences: z.literal(1).optional(),
+    ...streamSettings,
   }),
+  look: z.strictObject({ signal: settings.signal }),
+  chat: z.strictObject({ image: anything, format: z.string().optional(), signal: settings.signal }),
+  ask: z.strictObject(settings),
   forward: z.strictObject({
     pixelValues: anything,
     inputIds: anything,
@@ -78,7 +119,9 @@ export function checkOptions(call: keyof typeof schemas, options: unknown): void
     if (call === "load" && key === "precision")
       return [`precision ${JSON.stringify(value)} is not available yet; "fp32" is`];
     if (call === "stream" && key === "numBeams")
-      return ["numBeams must be 1: a text can be streamed only in greedy search"];
+      return ["numBeams must be 1: beam search knows no text before its end"];
+    if (call === "stream" && key === "numReturnSequences")
+      return ["numReturnSequences must be 1: a stream is one text"];
     return [`${key} is ${show(value)}: ${issue.message}`];
   });
   throw new UserError(`${call}: ${problems.join("; ")}`);
@@ -111,26 +154,24 @@ function editDistance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-const id = z.int().nonnegative();
-
-/** The keys of a generation_config.json that are read. Sampling is not: texts are searched for. */
-const defaultsSchema = z.looseObject({
-  bos_token_id: id.nullish(),
-  eos_token_id: z.union([id, z.array(id).min(1)]).nullish(),
-  pad_token_id: id.nullish(),
-  max_new_tokens: z.int().min(1).nullish(),
-  min_new_tokens: z.int().min(0).nullish(),
-  num_beams: z.int().min(1).nullish(),
-  length_penalty: z.number().nullish(),
-  early_stopping: z.union([z.boolean(), z.literal("never")]).nullish(),
-  repetition_penalty: z.number().positive().nullish(),
-});
-
 type TextIds = Readonly<Record<"bos_token_id" | "eos_token_id" | "pad_token_id", number | null>>;
+
+/** Of these, `numBeams` and `topK` depend on the search where the model's file does not say. */
+type UsualSettings = Required<
+  Omit<SearchSettings, "endIds" | "numBeams" | "sampling" | "contrastive" | "isStopped">
+> & {
+  readonly numBeams: number | undefined;
+  readonly sample: boolean;
+  readonly temperature: number;
+  readonly topK: number | undefined;
+  readonly topP: number;
+  readonly penaltyAlpha: number;
+};
 
 /** What a model does when it is not told otherwise. */
 export interface GenerationDefaults {
-  readonly settings: Omit<SearchSettings, "endIds" | "numReturnSequences">;
+  readonly settings: UsualSettings;
+  readonly stops: readonly string[];
   readonly startId: number;
   readonly endIds: readonly number[];
   readonly padId: number;
@@ -145,56 +186,107 @@ export function generationDefaults(
   text: TextIds,
   where = "generation_config.json",
 ): GenerationDefaults {
-  const parsed = defaultsSchema.safeParse(json ?? {});
-  if (!parsed.success) {
-    const problems = parsed.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`);
-    throw new UserError(`${where}: ${problems.join("; ")}`);
-  }
-  const config = parsed.data;
+  const config = parseGenerationConfig(json ?? {}, where);
   const end = config.eos_token_id ?? text.eos_token_id;
+  const endIds = end === null ? [] : [end].flat();
   return {
     settings: {
       maxNewTokens: config.max_new_tokens ?? 30,
       minNewTokens: config.min_new_tokens ?? 1,
-      numBeams: config.num_beams ?? 5,
+      numBeams: config.num_beams ?? undefined,
+      numReturnSequences: config.num_return_sequences ?? 1,
       lengthPenalty: config.length_penalty ?? 1,
       earlyStopping: config.early_stopping ?? false,
       repetitionPenalty: config.repetition_penalty ?? 1,
+      noRepeatNgramSize: config.no_repeat_ngram_size ?? 0,
+      forbidden: withoutEnds(config.bad_words_ids ?? [], endIds),
+      sample: config.do_sample ?? false,
+      temperature: config.temperature ?? 1,
+      topK: config.top_k ?? undefined,
+      topP: config.top_p ?? 1,
+      penaltyAlpha: config.penalty_alpha ?? 0,
     },
+    stops: [config.stop_strings ?? []].flat(),
     startId: text.bos_token_id ?? config.bos_token_id ?? 2,
-    endIds: end === null ? [] : [end].flat(),
+    endIds,
     padId: config.pad_token_id ?? text.pad_token_id ?? 1,
   };
 }
 
-/** The settings of one call. Throws a `UserError` if the lengths contradict each other. */
+/** The end of a text cannot be forbidden; transformers passes over it too. */
+function withoutEnds(
+  sequences: readonly (readonly number[])[],
+  endIds: readonly number[],
+): readonly (readonly number[])[] {
+  return sequences.filter(([first, ...rest]) => rest.length > 0 || !endIds.includes(first!));
+}
+
+/**
+ * The settings of one call; words and stop strings are the caller's to add. Throws one `UserError` that names the
+ * options that contradict each other or would have no effect.
+ */
 export function searchSettings(
   call: string,
   asked: GenerateSettings,
-  defaults: GenerationDefaults,
+  { settings: usual, endIds }: GenerationDefaults,
 ): SearchSettings {
-  const given = Object.fromEntries(Object.entries(asked).filter(([, value]) => value !== undefined));
-  const { settings: usual, endIds } = defaults;
-  // A minimum that was not asked for gives way to a smaller maximum that was.
-  const minNewTokens = Math.min(usual.minNewTokens, asked.maxNewTokens ?? Infinity);
-  const { maxNewTokens, numBeams, lengthPenalty, earlyStopping, repetitionPenalty, ...rest } = {
-    ...usual,
-    minNewTokens,
-    ...given,
-  } as typeof usual;
-  if (rest.minNewTokens > maxNewTokens) {
-    throw new UserError(
-      `${call}: minNewTokens is ${rest.minNewTokens}, more than maxNewTokens, which is ${maxNewTokens}`,
+  const sample = asked.sample ?? (asked.penaltyAlpha ? false : usual.sample);
+  // What the caller wants outweighs the search that the model's file is for.
+  const otherSearch = sample || (asked.numBeams ?? 1) > 1;
+  const penaltyAlpha = asked.penaltyAlpha ?? (otherSearch ? 0 : usual.penaltyAlpha);
+  const isContrastive = penaltyAlpha > 0;
+  const fewBeams = isContrastive || asked.sample === true;
+  const numBeams = asked.numBeams ?? (fewBeams ? 1 : (usual.numBeams ?? (sample ? 1 : 5)));
+  const canReturn = sample && numBeams === 1 ? Infinity : numBeams;
+  const maxNewTokens = asked.maxNewTokens ?? usual.maxNewTokens;
+  // Defaults give way to what was asked for.
+  const minNewTokens = asked.minNewTokens ?? Math.min(usual.minNewTokens, asked.maxNewTokens ?? Infinity);
+  const numReturnSequences = asked.numReturnSequences ?? Math.min(usual.numReturnSequences, canReturn);
+  const topK = asked.topK ?? usual.topK ?? (isContrastive ? 4 : 50);
+
+  const problems: string[] = [];
+  if (minNewTokens > maxNewTokens) {
+    problems.push(`minNewTokens is ${minNewTokens}, more than maxNewTokens, which is ${maxNewTokens}`);
+  }
+  for (const key of ["temperature", "topP", "seed", ...(isContrastive ? [] : ["topK"])] as const) {
+    if (asked[key as keyof GenerateSettings] !== undefined && !sample) {
+      problems.push(`${key} is an option of sampling; it needs sample: true`);
+    }
+  }
+  if (isContrastive && sample) problems.push("penaltyAlpha is of contrastive search, which draws no tokens");
+  if (isContrastive && numBeams > 1) {
+    problems.push(`penaltyAlpha is of contrastive search, which has no beams; numBeams is ${numBeams}`);
+  }
+  if (isContrastive && topK < 2) problems.push(`contrastive search needs a topK of at least 2, got ${topK}`);
+  if (numReturnSequences > canReturn) {
+    problems.push(
+      numBeams > 1
+        ? `numReturnSequences is ${numReturnSequences}, more than numBeams, which is ${numBeams}`
+        : `numReturnSequences is ${numReturnSequences}: ${isContrastive ? "contrastive" : "greedy"} search finds one text; ` +
+            "give numBeams or sample: true",
     );
   }
+  if (problems.length > 0) throw new UserError(`${call}: ${problems.join("; ")}`);
+
   return {
     maxNewTokens,
-    minNewTokens: rest.minNewTokens,
+    minNewTokens,
     numBeams,
-    numReturnSequences: 1,
-    lengthPenalty,
-    earlyStopping,
-    repetitionPenalty,
+    numReturnSequences,
+    lengthPenalty: asked.lengthPenalty ?? usual.lengthPenalty,
+    earlyStopping: asked.earlyStopping ?? usual.earlyStopping,
+    repetitionPenalty: asked.repetitionPenalty ?? usual.repetitionPenalty,
+    noRepeatNgramSize: asked.noRepeatNgramSize ?? usual.noRepeatNgramSize,
+    forbidden: usual.forbidden,
     endIds,
+    ...(sample && {
+      sampling: {
+        temperature: asked.temperature ?? usual.temperature,
+        topK,
+        topP: asked.topP ?? usual.topP,
+        seed: asked.seed ?? 0,
+      },
+    }),
+    ...(isContrastive && { contrastive: { penaltyAlpha, topK } }),
   };
 }

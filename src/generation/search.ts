@@ -1,6 +1,10 @@
 /** How one prompt's text is searched for. A search sees the logits of its sequences and says how they go on. */
-import { InternalError } from "../errors.js";
-import { logSoftmax, minimumNewTokens, repetitionPenalty, type LogitProcessor } from "./logits.js";
+import { Random } from "../data/random.js";
+import { InternalError, UserError } from "../errors.js";
+import type { Contrastive } from "./contrastive-search.js";
+import { logSoftmax, type LogitProcessor } from "./logits.js";
+import { processorsOf } from "./processors.js";
+import type { Sampling } from "./sampling.js";
 
 export interface SearchSettings {
   readonly maxNewTokens: number;
@@ -19,17 +23,29 @@ export interface SearchSettings {
   readonly earlyStopping: boolean | "never";
   /** 1 for none. */
   readonly repetitionPenalty: number;
+  /** No sequence of so many ids comes twice, the prompt's counting too; 0 for no such rule. */
+  readonly noRepeatNgramSize?: number | undefined;
+  /** Sequences of ids that do not occur. */
+  readonly forbidden?: readonly (readonly number[])[] | undefined;
+  /** Tokens are drawn at random; with several beams, the beams' continuations are. */
+  readonly sampling?: Sampling | undefined;
+  /** With one beam: contrastive search. */
+  readonly contrastive?: Contrastive | undefined;
   /** Each of these ends a sequence. */
   readonly endIds: readonly number[];
+  /** Whether new ids end a sequence for another reason, such as the text that they spell. */
+  readonly isStopped?: ((newIds: readonly number[]) => boolean) | undefined;
 }
 
 export interface GeneratedSequence {
   /** New ids, the end token included if there is one. */
   readonly tokenIds: readonly number[];
-  /** What beam search ranks by; the log-probability in greedy search. */
+  /** What beam search ranks by; in other searches the log-probability. */
   readonly score: number;
   /** The sum of the model's own log-probabilities of `tokenIds`. */
   readonly logProbability: number;
+  /** One for each of `tokenIds`. */
+  readonly tokenLogProbabilities: readonly number[];
 }
 
 /** A sequence that goes on: which of the last ones it continues, by which token. */
@@ -40,29 +56,22 @@ export interface Continuation {
 
 /** The search for one prompt. */
 export interface Search {
-  /** Takes the logits [V] of each running sequence, and says what runs next: nothing when the search is over. */
-  next(logits: readonly Float32Array[]): readonly Continuation[];
-  /** Best first. Of a greedy search, also what there is before its end. */
+  /**
+   * Takes the logits [V] of each running sequence, and says what runs next: nothing when the search is over.
+   * Contrastive search takes the states [E] of each one's new positions too.
+   */
+  next(
+    logits: readonly Float32Array[],
+    states?: readonly (readonly Float32Array[])[],
+  ): readonly Continuation[];
+  /** Best first. Of any search but beam search, also what there is before its end. */
   readonly results: readonly GeneratedSequence[];
-}
-
-/** @param promptIds what processors count as seen. */
-export function startSearch(settings: SearchSettings, promptIds: readonly number[]): Search {
-  return settings.numBeams === 1
-    ? new GreedySearch(settings, promptIds)
-    : new BeamSearch(settings, promptIds);
-}
-
-function processorsOf(settings: SearchSettings): LogitProcessor[] {
-  return [
-    ...(settings.repetitionPenalty === 1 ? [] : [repetitionPenalty(settings.repetitionPenalty)]),
-    ...(settings.minNewTokens > 1 ? [minimumNewTokens(settings.minNewTokens, settings.endIds)] : []),
-  ];
 }
 
 /** The most likely token, again and again. */
 export class GreedySearch implements Search {
   private readonly tokenIds: number[] = [];
+  private readonly tokenLogProbabilities: number[] = [];
   private readonly processors: readonly LogitProcessor[];
   private logProbability = 0;
 
@@ -80,21 +89,25 @@ export class GreedySearch implements Search {
     let token = -1;
     let best = -Infinity;
     for (let id = 0; id < scores.length; id++) if (scores[id]! > best) [best, token] = [scores[id]!, id];
-    if (token < 0) throw noToken();
-    this.logProbability += logSoftmax(logits!)[token]!;
+    if (token < 0) throw noToken(logits!);
+    const logProbability = logSoftmax(logits!)[token]!;
+    this.logProbability += logProbability;
+    this.tokenLogProbabilities.push(logProbability);
     this.tokenIds.push(token);
-    const { endIds, maxNewTokens } = this.settings;
-    return endIds.includes(token) || this.tokenIds.length >= maxNewTokens ? [] : [{ parent: 0, token }];
+    const { endIds, maxNewTokens, isStopped } = this.settings;
+    const isFull = this.tokenIds.length >= maxNewTokens;
+    return isFull || endIds.includes(token) || isStopped?.(this.tokenIds) ? [] : [{ parent: 0, token }];
   }
 
   get results(): readonly GeneratedSequence[] {
-    const { tokenIds, logProbability } = this;
-    return [{ tokenIds, score: logProbability, logProbability }];
+    const { tokenIds, logProbability, tokenLogProbabilities } = this;
+    return [{ tokenIds, score: logProbability, logProbability, tokenLogProbabilities }];
   }
 }
 
 interface Beam {
   readonly tokenIds: readonly number[];
+  readonly tokenLogProbabilities: readonly number[];
   /** Sum of processed log-probabilities. */
   readonly sum: number;
   readonly logProbability: number;
@@ -108,11 +121,11 @@ interface Candidate extends Continuation {
 /**
  * Beam search with the rules of transformers 4.57 and later. Each step ranks the candidates of all beams by
  * their sums. A candidate that hits (an end token, or the length limit) may finish only among the best `numBeams`;
- * the best others run on.
+ * the best others run on. With sampling the candidates are drawn, without putting back, and ranked in the order of the draws.
  */
 export class BeamSearch implements Search {
   private readonly processors: readonly LogitProcessor[];
-  private running: readonly Beam[] = [{ tokenIds: [], sum: 0, logProbability: 0 }];
+  private running: readonly Beam[] = [{ tokenIds: [], tokenLogProbabilities: [], sum: 0, logProbability: 0 }];
   private finished: readonly GeneratedSequence[] = [];
   private length = 0;
 
@@ -125,34 +138,43 @@ export class BeamSearch implements Search {
 
   next(logits: readonly Float32Array[]): readonly Continuation[] {
     const { settings, promptIds } = this;
-    const { numBeams, endIds, maxNewTokens, lengthPenalty } = settings;
+    const { numBeams, endIds, maxNewTokens, lengthPenalty, sampling, isStopped } = settings;
     const raw = logits.map(logSoftmax);
     const scores = raw.map((logProbabilities, beam) => {
       const sequence = { promptIds, newIds: this.running[beam]!.tokenIds };
+      if (this.processors.length === 0) return logProbabilities;
       const processed = logProbabilities.slice();
       for (const process of this.processors) process(processed, sequence);
       return processed;
     });
     // Enough that `numBeams` are left when all the others are ends.
     const count = Math.max(2, 1 + endIds.length) * numBeams;
-    const candidates = best(scores, this.running, count);
-    if (candidates.length === 0) throw noToken();
+    const noise = sampling && new Random("beams", sampling.seed, this.length);
+    const candidates = best(scores, this.running, count, noise);
+    if (candidates.length === 0) throw noToken(logits[0]!);
     this.length++;
     const atLimit = this.length >= maxNewTokens;
     const divisor = this.length ** lengthPenalty;
     const finished = [...this.finished];
-    const next: { readonly beam: Beam; readonly continuation: Continuation }[] = [];
+    let next: { readonly beam: Beam; readonly continuation: Continuation }[] = [];
     for (const [rank, { parent, token, sum }] of candidates.entries()) {
       const from = this.running[parent]!;
-      const tokenIds = [...from.tokenIds, token];
-      const logProbability = from.logProbability + raw[parent]![token]!;
-      if (!atLimit && !endIds.includes(token)) {
-        if (next.length < numBeams)
-          next.push({ beam: { tokenIds, sum, logProbability }, continuation: { parent, token } });
+      const own = raw[parent]![token]!;
+      const beam = {
+        tokenIds: [...from.tokenIds, token],
+        tokenLogProbabilities: [...from.tokenLogProbabilities, own],
+        logProbability: from.logProbability + own,
+        sum,
+      };
+      if (!atLimit && !endIds.includes(token) && !isStopped?.(beam.tokenIds)) {
+        next.push({ beam, continuation: { parent, token } });
       } else if (rank < numBeams) {
-        finished.push({ tokenIds, score: sum / divisor, logProbability });
+        const { sum: _, ...sequence } = beam;
+        finished.push({ ...sequence, score: sum / divisor });
       }
     }
+    // Drawn candidates are in the order of the draws; the best of them run on.
+    next = next.sort((a, b) => b.beam.sum - a.beam.sum).slice(0, numBeams);
     // Sorting is stable: of equals, the one that finished first stays first.
     this.finished = finished.sort((a, b) => b.score - a.score).slice(0, numBeams);
     this.running = next.map(({ beam }) => beam);
@@ -173,26 +195,42 @@ export class BeamSearch implements Search {
   }
 }
 
-/** The `count` largest sums over all beams and tokens, largest first; of equals, the first. */
-function best(scores: readonly Float32Array[], beams: readonly Beam[], count: number): Candidate[] {
-  const found: Candidate[] = [];
+/**
+ * The `count` largest sums over all beams and tokens, largest first; of equals, the first. With `noise`, `count` draws
+ * without putting back, by the probabilities that the sums imply: the largest after adding a Gumbel variate to each.
+ */
+function best(
+  scores: readonly Float32Array[],
+  beams: readonly Beam[],
+  count: number,
+  noise: Random | undefined,
+): Candidate[] {
+  const found: (Candidate & { readonly rank: number })[] = [];
   let least = -Infinity;
   for (const [parent, row] of scores.entries()) {
     const before = beams[parent]!.sum;
     for (let token = 0; token < row.length; token++) {
       // In float32, as the reference adds.
       const sum = Math.fround(before + row[token]!);
-      if (!(sum > least)) continue;
+      // A variate for every token, so that each depends on its place alone.
+      const rank = noise === undefined ? sum : sum - Math.log(-Math.log(noise.next()));
+      if (!(rank > least)) continue;
       let place = found.length;
-      while (place > 0 && found[place - 1]!.sum < sum) place--;
-      found.splice(place, 0, { parent, token, sum });
+      while (place > 0 && found[place - 1]!.rank < rank) place--;
+      found.splice(place, 0, { parent, token, sum, rank });
       if (found.length > count) found.pop();
-      if (found.length === count) least = found.at(-1)!.sum;
+      if (found.length === count) least = found.at(-1)!.rank;
     }
   }
   return found;
 }
 
-function noToken(): InternalError {
+/** Why a search cannot go on from these logits. */
+export function noToken(logits: Float32Array): Error {
+  if (logits.some(Number.isFinite)) {
+    return new UserError(
+      "generation: noRepeatNgramSize, badWords and minNewTokens together leave no token that may come next; allow more",
+    );
+  }
   return new InternalError("generation: no token is possible; the model's logits are not numbers");
 }

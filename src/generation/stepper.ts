@@ -13,6 +13,12 @@ export interface Prompt {
   readonly softId?: number | undefined;
 }
 
+/** What a generation may be begun with. */
+export interface StepperOptions {
+  /** Yield hidden states beside the logits. Default: false, and then they never leave the worker. */
+  readonly states?: boolean;
+}
+
 /** One running generation. It holds memory until it is disposed of, which must also happen after errors. */
 export interface Stepper extends AsyncDisposable {
   /** Reads the prompt. -> the next token's logits of each prompt, B rows of V. */
@@ -26,4 +32,10 @@ export interface Stepper extends AsyncDisposable {
     tokens: readonly number[],
     signal?: AbortSignal,
   ): Promise<readonly Float32Array[]>;
+
+  /**
+   * Of the last run, for each row of its logits: the last hidden states [E] of the row's new positions, padding
+   * left out. Only where the generation was begun with `states`.
+   */
+  readonly states?: readonly (readonly Float32Array[])[] | undefined;
 }

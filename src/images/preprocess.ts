@@ -3,7 +3,7 @@ import { z } from "zod";
 import { InternalError, UserError } from "../errors.js";
 import { float32Tensor, type HostTensor } from "../host-tensor.js";
 import { type RgbImage } from "./load-image.js";
-import { resizeBicubic } from "./resize-bicubic.js";
+import { resizeBicubic, resizeBicubicInTurns } from "./resize-bicubic.js";
 
 const perChannel = z.union([z.number(), z.array(z.number()).length(3)]);
 const pixels = z.int().positive();
@@ -78,7 +78,25 @@ function valueTable(factor: number, mean: number, std: number): Float32Array {
  * Throws `UserError` if the config does not resize and the pictures differ in size.
  */
 export function preprocess(images: readonly RgbImage[], config: PreprocessConfig): HostTensor {
-  const resized = images.map((image) => (config.size ? resizeBicubic(image, config.size) : image));
+  return normalised(
+    images.map((image) => (config.size ? resizeBicubic(image, config.size) : image)),
+    config,
+  );
+}
+
+/** The same, leaving the thread to others while large pictures are resized. */
+export async function preprocessInTurns(
+  images: readonly RgbImage[],
+  config: PreprocessConfig,
+): Promise<HostTensor> {
+  const resized: RgbImage[] = [];
+  for (const image of images) {
+    resized.push(config.size ? await resizeBicubicInTurns(image, config.size) : image);
+  }
+  return normalised(resized, config);
+}
+
+function normalised(resized: readonly RgbImage[], config: PreprocessConfig): HostTensor {
   const first = resized[0];
   if (!first) throw new InternalError("preprocess: at least one picture is required");
   const { width, height } = first;

@@ -10,18 +10,62 @@ import { type RgbImage } from "./load-image.js";
 /** Pillow keeps 8 bits for the value and 2 as a guard against overflow of its 32-bit sums. */
 const fractionBits = 32 - 8 - 2;
 
+interface Size {
+  readonly width: number;
+  readonly height: number;
+}
+
 /** Resizes to exactly `size` (the aspect ratio is not kept). */
-export function resizeBicubic(
-  image: RgbImage,
-  size: { readonly width: number; readonly height: number },
-): RgbImage {
-  const { width, height } = size;
+export function resizeBicubic(image: RgbImage, size: Size): RgbImage {
+  const steps = resizeSteps(image, size);
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+  }
+}
+
+/** The same, leaving the thread to others every few milliseconds: a large photo takes a large part of a second. */
+export async function resizeBicubicInTurns(image: RgbImage, size: Size): Promise<RgbImage> {
+  const steps = resizeSteps(image, size);
+  let turnEnds = performance.now() + turn;
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+    if (performance.now() < turnEnds) continue;
+    await new Promise((resolve) => setTimeout(resolve));
+    turnEnds = performance.now() + turn;
+  }
+}
+
+const turn = 4; // ms
+/** Multiplications between two yields: about a millisecond. */
+const stepWork = 1e6;
+
+function* resizeSteps(image: RgbImage, { width, height }: Size): Generator<undefined, RgbImage, void> {
   if (!(Number.isSafeInteger(width) && Number.isSafeInteger(height) && width > 0 && height > 0)) {
     throw new InternalError(`resizeBicubic: a size in whole pixels is required, got ${width} x ${height}`);
   }
   let { data } = image;
-  if (width !== image.width) data = resizeRows(data, image.width, image.height, windows(image.width, width));
-  if (height !== image.height) data = resizeColumns(data, width, windows(image.height, height));
+  if (width !== image.width) {
+    const axis = windows(image.width, width);
+    const result = new Uint8ClampedArray(image.height * width * 3);
+    const rows = Math.ceil(stepWork / (width * axis.stride * 3));
+    for (let row = 0; row < image.height; row += rows) {
+      resizeRows(data, image.width, axis, result, row, Math.min(image.height, row + rows));
+      yield;
+    }
+    data = new Uint8Array(result.buffer);
+  }
+  if (height !== image.height) {
+    const axis = windows(image.height, height);
+    const result = new Uint8ClampedArray(height * width * 3);
+    const rows = Math.ceil(stepWork / (width * axis.stride * 3));
+    for (let row = 0; row < height; row += rows) {
+      resizeColumns(data, width, axis, result, row, Math.min(height, row + rows));
+      yield;
+    }
+    data = new Uint8Array(result.buffer);
+  }
   return { width, height, data: data === image.data ? data.slice() : data };
 }
 
@@ -75,10 +119,16 @@ function cubic(distance: number): number {
 
 const half = 1 << (fractionBits - 1);
 
-function resizeRows(data: Uint8Array, width: number, height: number, axis: Windows): Uint8Array {
-  const { count, first, taps, weights, stride } = axis;
-  const result = new Uint8ClampedArray(height * count * 3);
-  for (let row = 0; row < height; row++) {
+/** Rows `from` to `to` of `result`, whose rows are those of the picture. */
+function resizeRows(
+  data: Uint8Array,
+  width: number,
+  { count, first, taps, weights, stride }: Windows,
+  result: Uint8ClampedArray,
+  from: number,
+  to: number,
+): void {
+  for (let row = from; row < to; row++) {
     let out = row * count * 3;
     for (let i = 0; i < count; i++) {
       let red = half;
@@ -98,16 +148,21 @@ function resizeRows(data: Uint8Array, width: number, height: number, axis: Windo
       result[out++] = blue >> fractionBits;
     }
   }
-  return new Uint8Array(result.buffer);
 }
 
-function resizeColumns(data: Uint8Array, width: number, axis: Windows): Uint8Array {
-  const { count, first, taps, weights, stride } = axis;
+/** Rows `from` to `to` of `result`. */
+function resizeColumns(
+  data: Uint8Array,
+  width: number,
+  { first, taps, weights, stride }: Windows,
+  result: Uint8ClampedArray,
+  from: number,
+  to: number,
+): void {
   const rowLength = width * 3;
-  const result = new Uint8ClampedArray(count * rowLength);
   // Whole rows are summed one after the other, so that memory is read in order.
   const sums = new Int32Array(rowLength);
-  for (let i = 0; i < count; i++) {
+  for (let i = from; i < to; i++) {
     sums.fill(half);
     for (let k = 0; k < taps[i]!; k++) {
       const weight = weights[i * stride + k]!;
@@ -117,5 +172,4 @@ function resizeColumns(data: Uint8Array, width: number, axis: Windows): Uint8Arr
     const out = i * rowLength;
     for (let x = 0; x < rowLength; x++) result[out + x] = sums[x]! >> fractionBits;
   }
-  return new Uint8Array(result.buffer);
 }

@@ -1,4 +1,4 @@
-import { Writable } from "node:stream";
+import { Readable, Writable } from "node:stream";
 import { runCommandLine, type CommandLine } from "../../src/cli/run.js";
 
 /** A stream that keeps what is written to it. */
@@ -20,6 +20,7 @@ export async function blip2(
 ): Promise<{ code: number; stdout: string; stderr: string }> {
   const [stdout, stderr] = [new Captured(), new Captured()];
   const { signal } = new AbortController();
-  const code = await runCommandLine({ words, stdout, stderr, env: {}, signal, ...rest });
+  const stdin = Readable.from([]);
+  const code = await runCommandLine({ words, stdin, stdout, stderr, env: {}, signal, ...rest });
   return { code, stdout: stdout.text, stderr: stderr.text };
 }

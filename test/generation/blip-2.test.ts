@@ -104,7 +104,8 @@ describe("generate", () => {
   it.each([
     [{ max_new_tokens: 5 }, "generate: unknown option max_new_tokens; did you mean maxNewTokens?"],
     [{ numBeam: 5 }, "generate: unknown option numBeam; did you mean numBeams?"],
-    [{ temperature: 5 }, /unknown option temperature; known are image, prompt/],
+    [{ guidance: 5 }, /unknown option guidance; known are image, prompt/],
+    [{ temperature: 5 }, "generate: temperature is an option of sampling; it needs sample: true"],
     [{ numBeams: 0 }, /generate: numBeams is 0: .*>=1/],
     [{ maxNewTokens: 2.5, prompt: 3 }, /prompt is 3: .*; maxNewTokens is 2.5: /],
     [{ minNewTokens: 9, maxNewTokens: 3 }, "generate: minNewTokens is 9, more than maxNewTokens, which is 3"],
@@ -157,6 +158,8 @@ describe("stream", () => {
   it("refuses beams", async () => {
     const stream = model.stream({ image: images[0]!, numBeams: 3 } as never);
     await expect(stream.next()).rejects.toThrow("stream: numBeams must be 1");
+    const several = model.stream({ image: images[0]!, sample: true, numReturnSequences: 3 } as never);
+    await expect(several.next()).rejects.toThrow("stream: numReturnSequences must be 1");
   });
 });
 

@@ -3,77 +3,8 @@ import { describe, expect, it } from "vitest";
 import { InternalError, InterruptedError } from "../../src/errors.js";
 import { generateTokens, generationSteps } from "../../src/generation/generate.js";
 import { logSoftmax } from "../../src/generation/logits.js";
-import { BeamSearch, GreedySearch, type Search, type SearchSettings } from "../../src/generation/search.js";
-import type { Stepper } from "../../src/generation/stepper.js";
-import { float32Tensor, int64Tensor } from "../../src/host-tensor.js";
-
-const usual: SearchSettings = {
-  maxNewTokens: 6,
-  minNewTokens: 0,
-  numBeams: 1,
-  numReturnSequences: 1,
-  lengthPenalty: 1,
-  earlyStopping: false,
-  repetitionPenalty: 1,
-  endIds: [0],
-};
-
-/** A language model without a network: logits are a fixed, wild function of the ids so far. */
-const logitsOf = (seed: number, ids: readonly number[], vocabulary: number): Float32Array =>
-  Float32Array.from({ length: vocabulary }, (_, token) => {
-    let hash = (seed + 1) * 2654435761;
-    for (const id of [...ids, -1 - token]) hash = Math.imul(hash ^ (id + 0x9e37), 0x85ebca6b) ^ (hash >>> 13);
-    return ((hash >>> 8) % 10_000) / 2_000;
-  });
-
-class FakeStepper implements Stepper {
-  disposals = 0;
-  private sequences: readonly (readonly number[])[] = [];
-
-  constructor(
-    private readonly seed: number,
-    private readonly vocabulary: number,
-    private readonly onAdvance: () => void = () => {},
-  ) {}
-
-  private async logits(): Promise<readonly Float32Array[]> {
-    return this.sequences.map((ids) => logitsOf(this.seed, ids, this.vocabulary));
-  }
-
-  prefill({ ids }: { ids: { dims: readonly number[]; data: ArrayLike<unknown> } }) {
-    const [batch, length] = ids.dims as [number, number];
-    this.sequences = Array.from({ length: batch }, (_, b) =>
-      Array.from({ length }, (_, t) => Number(ids.data[b * length + t])),
-    );
-    return this.logits();
-  }
-
-  advance(parents: readonly number[], tokens: readonly number[]) {
-    this.onAdvance();
-    this.sequences = parents.map((parent, n) => [...this.sequences[parent]!, tokens[n]!]);
-    return this.logits();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.disposals++;
-  }
-}
-
-const promptOf = (rows: readonly (readonly number[])[]) => {
-  const dims = [rows.length, rows[0]!.length];
-  return {
-    embeddings: float32Tensor([], [rows.length, 0, 1]),
-    ids: int64Tensor(rows.flat(), dims),
-    mask: int64Tensor(Array<number>(dims[0]! * dims[1]!).fill(1), dims),
-  };
-};
-
-const find = (
-  seed: number,
-  rows: readonly (readonly number[])[],
-  vocabulary: number,
-  settings: SearchSettings,
-) => generateTokens(new FakeStepper(seed, vocabulary), promptOf(rows), settings);
+import { BeamSearch, GreedySearch, type Search } from "../../src/generation/search.js";
+import { FakeStepper, find, logitsOf, promptOf, usual } from "./fake-stepper.js";
 
 describe("searching", () => {
   it("gives each prompt of a batch what it finds for it alone", async () => {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.js";
 import { augment, randomCrop } from "../../src/images/augment.js";
-import { preprocess, preprocessConfig } from "../../src/images/preprocess.js";
+import { preprocess, preprocessConfig, preprocessInTurns } from "../../src/images/preprocess.js";
 import { resizeBicubic } from "../../src/images/resize-bicubic.js";
 import { pattern } from "./pattern.js";
 
@@ -28,6 +28,22 @@ describe("preprocess", () => {
     expect(() => preprocess([pattern(4, 3), pattern(3, 4)], config)).toThrowErrorMatchingInlineSnapshot(
       `[UserError: preprocess: without do_resize all pictures of a batch must have one size, got 4 x 3 and 3 x 4]`,
     );
+  });
+});
+
+describe("preprocessInTurns", () => {
+  it("gives the same, while timers of this thread fire", async () => {
+    const config = preprocessConfig({ size: 20 });
+    const images = [pattern(2400, 1800), pattern(20, 20), pattern(7, 900)];
+    let ticks = 0;
+    const timer = setInterval(() => ticks++, 1);
+    try {
+      const found = await preprocessInTurns(images, config);
+      expect(ticks).toBeGreaterThan(1);
+      expect(found).toEqual(preprocess(images, config));
+    } finally {
+      clearInterval(timer);
+    }
   });
 });
 

@@ -1,26 +1,21 @@
-import { fileURLToPath } from "node:url";
 import { UserError } from "../../errors.js";
-import { packageRoot } from "../package-root.js";
+import { bundledModel, generationOptions, generationSettings, modelOption } from "../generation-options.js";
 import { defineVerb } from "../verb.js";
-
-/** The model that comes with the package. */
-export const bundledModel = fileURLToPath(new URL("models/scenes-opt", packageRoot));
 
 export const caption = defineVerb({
   name: "caption",
   summary: "say what pictures show",
   operands: { image: { repeated: true, help: "picture files (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" } },
   options: {
-    model: { type: "string", value: "FOLDER", help: "the model's folder; the bundled model if not given" },
+    ...modelOption,
     prompt: { type: "string", help: 'what the caption goes on from, such as "a photo of"' },
-    beams: {
+    ...generationOptions,
+    numCaptions: {
       type: "integer",
       min: 1,
       max: 1000,
-      help: "width of the beam search, 1 for greedy; the model's own, or 5",
+      help: "captions for each picture, best first: with --sample any number, otherwise at most the beams; 1",
     },
-    maxNewTokens: { type: "integer", min: 1, help: "longest caption in tokens; the model's own, or 30" },
-    minNewTokens: { type: "integer", min: 0, help: "shortest caption in tokens; the model's own, or 1" },
   },
   jsonKeys: {
     image: "the path as given",
@@ -28,13 +23,18 @@ export const caption = defineVerb({
     logProbability: "the natural logarithm of the caption's probability",
     error: "instead of the last two: why this picture has no caption",
   },
-  examples: ["blip2 caption photo.jpg", 'blip2 caption *.png --prompt "a photo of" --beams 3 --json'],
+  examples: [
+    "blip2 caption photo.jpg",
+    'blip2 caption *.png --prompt "a photo of" --beams 3 --json',
+    "blip2 caption photo.jpg --sample --top-p 0.9 --seed 7 --num-captions 5",
+  ],
 
   async run({ output, progress, log, signal }, { operands: { image: paths }, options }) {
-    const { model: folder = bundledModel, prompt, beams: numBeams, maxNewTokens, minNewTokens } = options;
-    if ((minNewTokens ?? 0) > (maxNewTokens ?? Infinity)) {
+    const { model: folder = bundledModel, prompt, numCaptions } = options;
+    const settings = generationSettings("caption", options);
+    if (!options.sample && (numCaptions ?? 1) > (options.beams ?? Infinity)) {
       throw new UserError(
-        `caption: --min-new-tokens ${minNewTokens} is more than --max-new-tokens ${maxNewTokens}`,
+        `caption: --num-captions ${numCaptions} is more than --beams ${options.beams}; give more beams or --sample`,
         { exitCode: 2 },
       );
     }
@@ -55,15 +55,16 @@ export const caption = defineVerb({
         if (output.json) output.record({ image, error: picture.message });
         continue;
       }
-      const { text, logProbability } = await model.generate({
+      const best = await model.generate({
+        ...settings,
         image: { ...picture, channels: 3 },
         prompt,
-        numBeams,
-        maxNewTokens,
-        minNewTokens,
+        numReturnSequences: numCaptions,
         signal,
       });
-      output.record({ image, caption: text, logProbability }, `${image}: ${text}`);
+      for (const { text, logProbability } of best.sequences ?? [best]) {
+        output.record({ image, caption: text, logProbability }, `${image}: ${text}`);
+      }
     }
     return failures === 0 ? undefined : 1;
   },

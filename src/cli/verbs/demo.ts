@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { UserError } from "../../errors.js";
 import { packageRoot } from "../package-root.js";
 import { defineVerb } from "../verb.js";
-import { bundledModel } from "./caption.js";
+import { bundledModel, modelOption } from "../generation-options.js";
 
 const samples = fileURLToPath(new URL("samples", packageRoot));
 
@@ -18,7 +18,7 @@ export const demo = defineVerb({
       default: "demo/index.html",
       help: "the page; its folder is made if need be",
     },
-    model: { type: "string", value: "FOLDER", help: "the model's folder; the bundled model if not given" },
+    ...modelOption,
   },
   jsonKeys: {
     picture: "the file's name in samples/",

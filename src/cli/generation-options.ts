@@ -1,0 +1,88 @@
+/** The options of the verbs that make text: declared once, and turned into the library's settings. */
+import { fileURLToPath } from "node:url";
+import { UserError } from "../errors.js";
+import type { GenerateOptions } from "../index.js";
+import type { Arguments, Options } from "./options.js";
+import { packageRoot } from "./package-root.js";
+
+/** The model that comes with the package. */
+export const bundledModel = fileURLToPath(new URL("models/scenes-opt", packageRoot));
+
+export const modelOption = {
+  model: { type: "string", value: "FOLDER", help: "the model's folder; the bundled model if not given" },
+} as const satisfies Options;
+
+/** What a verb for which nothing else is said takes from the model's generation_config.json. */
+export const generationOptions = {
+  beams: {
+    type: "integer",
+    min: 1,
+    max: 1000,
+    help: "width of the beam search, 1 for greedy; the model's own, or 5",
+  },
+  maxNewTokens: { type: "integer", min: 1, help: "longest text in tokens; the model's own, or 30" },
+  minNewTokens: { type: "integer", min: 0, help: "shortest text in tokens; the model's own, or 1" },
+  lengthPenalty: {
+    type: "number",
+    help: "of beam search: above 0 favours long texts, below 0 short ones; the model's own, or 1",
+  },
+  repetitionPenalty: {
+    type: "number",
+    min: 0.01,
+    help: "above 1 makes words that came before less likely; the model's own, or 1",
+  },
+  noRepeatNgram: {
+    type: "integer",
+    min: 0,
+    value: "N",
+    help: "no N tokens come twice in the same order; the model's own, or 0 for no such rule",
+  },
+  stop: { type: "string", repeated: true, help: "end the text before this" },
+  sample: { type: "boolean", help: "draw words at random by their probability" },
+  temperature: { type: "number", min: 0.01, help: "of sampling: below 1 likely words become likelier" },
+  topK: { type: "integer", min: 0, help: "of sampling: draw from so many most likely words, 0 for all; 50" },
+  topP: {
+    type: "number",
+    min: 0.0001,
+    max: 1,
+    help: "of sampling: draw from the most likely words that together have this probability; 1",
+  },
+  seed: { type: "integer", help: "of sampling: equal seeds give equal texts; 0" },
+} as const satisfies Options;
+
+type Given = Partial<Arguments<typeof generationOptions, never>["options"]>;
+type Settings = Omit<GenerateOptions, "image" | "prompt" | "numReturnSequences" | "signal">;
+
+/**
+ * The settings that the options of `verb` ask for; what is not given stays the model's own.
+ * Throws a `UserError` with exit code 2 where options contradict each other, before anything is loaded.
+ */
+export function generationSettings(verb: string, options: Given): Settings {
+  const { beams, maxNewTokens, minNewTokens, noRepeatNgram, stop = [], sample = false } = options;
+  const fail = (problem: string): never => {
+    throw new UserError(`${verb}: ${problem}`, { exitCode: 2 });
+  };
+  if ((minNewTokens ?? 0) > (maxNewTokens ?? Infinity)) {
+    fail(`--min-new-tokens ${minNewTokens} is more than --max-new-tokens ${maxNewTokens}`);
+  }
+  const { temperature, topK, topP, seed } = options;
+  const sampling = { "--temperature": temperature, "--top-k": topK, "--top-p": topP, "--seed": seed };
+  if (!sample) {
+    const [idle] = Object.entries(sampling).filter(([, value]) => value !== undefined);
+    if (idle !== undefined) fail(`${idle[0]} is an option of sampling; give --sample too`);
+  }
+  return {
+    numBeams: beams,
+    maxNewTokens,
+    minNewTokens,
+    lengthPenalty: options.lengthPenalty,
+    repetitionPenalty: options.repetitionPenalty,
+    noRepeatNgramSize: noRepeatNgram,
+    stop: stop.length === 0 ? undefined : stop,
+    sample: sample ? true : undefined,
+    temperature,
+    topK,
+    topP,
+    seed,
+  };
+}

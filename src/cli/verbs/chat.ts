@@ -1,0 +1,68 @@
+import { createInterface } from "node:readline";
+import { bundledModel, generationOptions, generationSettings, modelOption } from "../generation-options.js";
+import { defineVerb } from "../verb.js";
+
+export const chat = defineVerb({
+  name: "chat",
+  summary: "talk about a picture: each line that is read is a question, asked behind the ones before",
+  operands: { image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" } },
+  options: {
+    ...modelOption,
+    promptFormat: {
+      type: "string",
+      help: 'how a question is put, with {} where it goes; "Question: {} Answer:", for T5 "Question: {} Short answer:"',
+    },
+    ...generationOptions,
+    beams: { ...generationOptions.beams, help: "width of the beam search; 1, which is greedy search" },
+  },
+  jsonKeys: {
+    image: "the path as given",
+    question: "the line that was read",
+    answer: "the text",
+    logProbability: "the natural logarithm of the answer's probability",
+  },
+  examples: ["blip2 chat photo.jpg", "blip2 chat photo.jpg --json < questions.txt"],
+
+  async run({ input, isInteractive, output, log, signal }, { operands: { image }, options }) {
+    const { model: folder = bundledModel, promptFormat: format } = options;
+    const { numBeams = 1, ...settings } = generationSettings("chat", options);
+    const { Blip2 } = await import("../../index.js");
+    await using model = await Blip2.load(folder, { signal });
+    await using talk = await model.chat({ image, format, signal });
+    const invite = (): void => {
+      if (isInteractive) output.text("> ");
+    };
+    // Lines are read as the terminal sends them, so that Ctrl-C and Ctrl-D mean what they mean everywhere.
+    const lines = createInterface({ input, terminal: false, signal });
+    let forgotten = 0;
+    try {
+      if (isInteractive) log("blip2: ask about the picture; Ctrl-D ends the chat");
+      invite();
+      for await (const line of lines) {
+        const question = line.trim();
+        if (question !== "") {
+          if (isInteractive && !output.json && numBeams === 1) {
+            for await (const piece of talk.stream(question, { ...settings, signal })) output.text(piece);
+            output.text("\n");
+          } else {
+            const { text, logProbability } = await talk.ask(question, { ...settings, numBeams, signal });
+            output.record({ image, question, answer: text, logProbability }, text);
+          }
+          if (talk.forgotten > forgotten) {
+            const count = talk.forgotten - forgotten;
+            log(
+              `blip2: the model's positions are used up; ${count === 1 ? "the oldest turn has" : `the ${count} oldest turns have`} been left out`,
+            );
+            forgotten = talk.forgotten;
+          }
+        }
+        invite();
+      }
+      // The line of an invitation that nobody took up.
+      if (isInteractive) output.text("\n");
+    } finally {
+      lines.close();
+      input.pause();
+    }
+  },
+});

@@ -1,0 +1,90 @@
+/** Several questions about one picture, each asked behind the ones before and their answers. */
+import type { Generated, GenerateOptions, StreamOptions } from "./blip-2.js";
+import type { ImageView } from "./image-view.js";
+import { checkOptions, type GenerateSettings } from "./options.js";
+import { questionPrompt, type Turn } from "./questions.js";
+
+/** What a chat needs of a model. */
+export interface ChatModel {
+  generate(options: GenerateOptions): Promise<Generated>;
+  stream(options: StreamOptions): AsyncGenerator<string, void, undefined>;
+  /** Whether the model has positions for a prompt and what it may answer. */
+  hasRoomFor(prompt: string, maxNewTokens: number | undefined): boolean;
+}
+
+/** Asks in turn: the next question waits for the answer to the last. */
+export class Chat implements AsyncDisposable {
+  private kept: Turn[] = [];
+  private dropped = 0;
+
+  /** @param format with `{}` where a question goes. */
+  constructor(
+    private readonly model: ChatModel,
+    private readonly view: ImageView,
+    private readonly format: string,
+  ) {
+    questionPrompt(format, "");
+  }
+
+  /** The turns that the model still reads, oldest first. */
+  get turns(): readonly Turn[] {
+    return this.kept;
+  }
+
+  /** How many of the oldest turns have been left out so far, because the model's positions were used up. */
+  get forgotten(): number {
+    return this.dropped;
+  }
+
+  /** The answer to a question, which becomes a turn. Greedy search unless `settings` ask for another. */
+  async ask(question: string, settings: GenerateSettings = {}): Promise<Generated> {
+    checkOptions("ask", settings);
+    const options = this.options(question, settings);
+    const isOtherSearch = settings.sample === true || settings.penaltyAlpha !== undefined;
+    const generated = await this.model.generate({ ...(isOtherSearch ? {} : { numBeams: 1 }), ...options });
+    this.kept.push({ question, answer: generated.text });
+    return generated;
+  }
+
+  /** The same, piece by piece. Who leaves early keeps the turn with what was said so far. */
+  async *stream(
+    question: string,
+    settings: Omit<StreamOptions, "image" | "prompt"> = {},
+  ): AsyncGenerator<string, void, undefined> {
+    checkOptions("ask", settings);
+    let answer = "";
+    let failed = false;
+    try {
+      for await (const piece of this.model.stream(this.options(question, settings))) {
+        answer += piece;
+        yield piece;
+      }
+    } catch (error) {
+      failed = true;
+      throw error;
+    } finally {
+      if (!failed) this.kept.push({ question, answer });
+    }
+  }
+
+  private options<S extends GenerateSettings>(question: string, settings: S) {
+    const promptOf = (): string => questionPrompt(this.format, question, this.kept);
+    while (this.kept.length > 0 && !this.model.hasRoomFor(promptOf(), settings.maxNewTokens)) {
+      this.kept.shift();
+      this.dropped++;
+    }
+    // Models that go on with a dialogue would write the next question too.
+    const next = this.format.slice(0, this.format.indexOf("{}")).trim();
+    const stop = settings.stop ?? (next === "" ? undefined : next);
+    return { ...settings, stop, image: this.view, prompt: promptOf() };
+  }
+
+  /** Frees the picture's soft prompt. */
+  close(): Promise<void> {
+    return this.view.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}

@@ -1,0 +1,40 @@
+/** How questions are put to a language model, and how LAVIS searches for their answers. */
+import { UserError } from "../errors.js";
+import type { GenerateSettings } from "./options.js";
+
+/** A question with its answer. */
+export interface Turn {
+  readonly question: string;
+  readonly answer: string;
+}
+
+/** `text_config.model_type` of config.json; of the language models only T5 has an encoder. */
+const hasEncoder = (languageModel: string): boolean => languageModel === "t5";
+
+/** The paper's: where the question goes stands `{}`. */
+export function questionFormat(languageModel: string): string {
+  return hasEncoder(languageModel) ? "Question: {} Short answer:" : "Question: {} Answer:";
+}
+
+/** LAVIS's settings for short answers (`predict_answers`): beams that lean to few words. */
+export function answerSettings(languageModel: string): GenerateSettings {
+  return {
+    maxNewTokens: 10,
+    minNewTokens: 1,
+    numBeams: 5,
+    lengthPenalty: hasEncoder(languageModel) ? -1 : 0,
+  };
+}
+
+/** The prompt of a question, behind what was said before. Throws a `UserError` unless `format` has one `{}`. */
+export function questionPrompt(format: string, question: string, before: readonly Turn[] = []): string {
+  const [start, end, ...rest] = format.split("{}");
+  if (end === undefined || rest.length > 0) {
+    throw new UserError(
+      `the format of a question is ${JSON.stringify(format)}; it needs {} once, where the question goes`,
+    );
+  }
+  const asked = (text: string): string => `${start}${text.trim()}${end}`;
+  const turns = before.map((turn) => `${asked(turn.question)} ${turn.answer.replace(/[\s.]+$/, "")}.`);
+  return [...turns, asked(question)].join(" ");
+}
