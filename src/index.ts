@@ -17,4 +17,13 @@ export {
 export type { Chat } from "./generation/chat.js";
 export type { ImageView } from "./generation/image-view.js";
 export type { Turn } from "./generation/questions.js";
-export type { RawTensor } from "./generation/raw-tensors.js";
+export type { RawTensor } from "./raw-tensors.js";
+export {
+  Blip2Retriever,
+  type EncodedImage,
+  type ImageTextPair,
+  type ImageTextScore,
+  type RetrieverForwardInputs,
+  type RetrieverForwardOutputs,
+} from "./retrieval/blip-2-retriever.js";
+export type { RetrieverLoadOptions, RetrieverRunOptions } from "./retrieval/options.js";

@@ -10,12 +10,15 @@ import { input, type Device, type HostTensors, type Program } from "../engine/in
 import { InterruptedError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import { buildBlip2, type Blip2Config } from "../models/blip-2.js";
+import { isUnusedVisionTensor } from "../models/vision-encoder.js";
 import { Parameters } from "../nn/parameters.js";
 import { Decoder } from "./decoder.js";
 
-/** Tensors that published files hold and that say nothing: buffers, and the tied copy of the word table. */
-const ignored = (name: string): boolean =>
-  name === "language_model.lm_head.weight" || name.endsWith(".position_ids");
+/** Tensors that published files hold and that say nothing: buffers, CLIP's last block, the tied copy of the word table. */
+const isIgnored = (config: Blip2Config, name: string): boolean =>
+  name === "language_model.lm_head.weight" ||
+  name.endsWith(".position_ids") ||
+  isUnusedVisionTensor(config.vision_config, name);
 
 /** Pictures under way at once do not share slots. */
 let pictures = 0;
@@ -41,14 +44,16 @@ export class Blip2Runner {
   ): Promise<Blip2Runner> {
     const parameters = new Parameters(() => false);
     const { vision, bridge, languageModel } = buildBlip2(config, parameters);
-    const { image_size: side, hidden_size: width, patch_size: patch } = config.vision_config;
+    const { image_size: side, hidden_size: width } = config.vision_config;
     const pixels = input("pixel_values", "float32", ["B", 3, side, side]);
-    const hidden = vision.features(pixels).at(-1)!;
-    const features = input("features", "float32", ["B", (side / patch) ** 2 + 1, width]);
+    const hidden = vision.features(pixels);
+    const features = input("features", "float32", ["B", vision.positions, width]);
     const visionOutputs = { hidden, visionFeatures: vision.normalise(hidden) };
     const { queryOutput, softPrompt } = bridge.forward(features);
 
-    checkTensors(parameters.shapes, file.tensors, file.path, { ignored });
+    checkTensors(parameters.shapes, file.tensors, file.path, {
+      ignored: (name) => isIgnored(config, name),
+    });
     const weights = (wanted: (name: string) => boolean): Promise<Map<string, HostTensor>> => {
       if (signal?.aborted) throw new InterruptedError("stopped on request");
       return file.readAll([...parameters.shapes.keys()].filter(wanted));

@@ -4,8 +4,9 @@ import { Device, input, type Program } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
 import type { ImageSource } from "../images/load-image.js";
-import { preprocessConfig, type PreprocessConfig } from "../images/preprocess.js";
+import type { PreprocessConfig } from "../images/preprocess.js";
 import { blip2Config, type Blip2Config } from "../models/blip-2.js";
+import { sizedVision } from "../models/picture-size.js";
 import { nextTokenLoss } from "../objectives/cross-entropy.js";
 import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
 import { Blip2Runner } from "./blip-2-runner.js";
@@ -27,7 +28,7 @@ import {
   withLeading,
   withoutImageTokens,
   type RawTensor,
-} from "./raw-tensors.js";
+} from "../raw-tensors.js";
 import type { SearchSettings } from "./search.js";
 import type { Prompt, Stepper } from "./stepper.js";
 import { TextWriter } from "./text-writer.js";
@@ -37,6 +38,11 @@ export interface LoadOptions {
   readonly precision?: "fp32";
   /** Default: the CPUs that this process may use. */
   readonly threads?: number | undefined;
+  /**
+   * Side in pixels to which pictures are resized. Default: preprocessor_config.json's. Learned positions are
+   * interpolated where the model has them for another size.
+   */
+  readonly imageSize?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -126,16 +132,18 @@ export class Blip2 {
   ) {}
 
   /**
-   * Loads a model folder as published on the Hugging Face hub for `Blip2ForConditionalGeneration` with OPT.
+   * Loads a model folder as published on the Hugging Face hub for `Blip2ForConditionalGeneration` with OPT; its image
+   * encoder may be CLIP's too.
    * Throws `UserError` naming the file and what does not fit.
    */
   static async load(folder: string, options: LoadOptions = {}): Promise<Blip2> {
     checkOptions("load", options);
-    const { threads, signal } = options;
+    const { threads, signal, imageSize } = options;
     const opened = await openFolder(folder);
     const where = (file: string): string => `${opened.path}/${file}`;
-    const config = blip2Config(opened.config, where("config.json"));
-    const pictures = pictureConfig(opened, config, where("preprocessor_config.json"));
+    const published = blip2Config(opened.config, where("config.json"));
+    const { vision, pictures, weights } = sizedVision(opened, published.vision_config, imageSize);
+    const config = { ...published, vision_config: vision };
     const defaults = generationDefaults(
       opened.generationConfig,
       config.text_config,
@@ -152,7 +160,7 @@ export class Blip2 {
     if (signal?.aborted) throw new InterruptedError("stopped on request");
     const device = Device.open(threads === undefined ? {} : { threads });
     try {
-      const runner = await Blip2Runner.load(device, config, opened.weights, signal);
+      const runner = await Blip2Runner.load(device, config, weights, signal);
       return new Blip2(device, runner, tokenizer, pictures, defaults);
     } catch (error) {
       await device.close();
@@ -160,7 +168,7 @@ export class Blip2 {
     }
   }
 
-  /** The checked config.json. */
+  /** The checked config.json, with the picture size in use. */
   get config(): Blip2Config {
     return this.runner.config;
   }
@@ -384,20 +392,4 @@ async function openFolder(folder: string): Promise<ModelFolder> {
       { cause: error },
     );
   }
-}
-
-/** Pictures must have the size that the position table is for. */
-function pictureConfig(folder: ModelFolder, config: Blip2Config, where: string): PreprocessConfig {
-  const { image_size: side } = config.vision_config;
-  if (folder.preprocessor === undefined) return preprocessConfig({ size: side });
-  const pictures = preprocessConfig(folder.preprocessor, where);
-  const { size } = pictures;
-  if (size === undefined)
-    throw new UserError(`${where}: do_resize is false: true is required, to ${side} x ${side}`);
-  if (size.width !== side || size.height !== side) {
-    throw new UserError(
-      `${where}: size is ${size.width} x ${size.height}: ${side} x ${side} is required, image_size in config.json`,
-    );
-  }
-  return pictures;
 }

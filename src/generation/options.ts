@@ -1,5 +1,6 @@
 /** What callers may ask of `generate`, checked by name and value. */
 import { z } from "zod";
+import { checkAgainst, show } from "../check-options.js";
 import { UserError } from "../errors.js";
 import { parseGenerationConfig } from "./generation-config.js";
 import type { SearchSettings } from "./search.js";
@@ -74,6 +75,7 @@ const schemas = {
   load: z.strictObject({
     precision: z.literal("fp32").optional(),
     threads: z.int().min(1).optional(),
+    imageSize: z.int().min(1).optional(),
     signal: settings.signal,
   }),
   generate: z.strictObject({ image: anything, prompt: z.string().optional(), ...settings }),
@@ -104,54 +106,13 @@ const schemas = {
 
 /** Throws one `UserError` that names every unknown option and every value that does not fit. */
 export function checkOptions(call: keyof typeof schemas, options: unknown): void {
-  const schema = schemas[call];
-  const parsed = schema.safeParse(options);
-  if (parsed.success) return;
-  const known = Object.keys(schema.shape);
-  const problems = parsed.error.issues.flatMap((issue) => {
-    if (issue.code === "unrecognized_keys") {
-      return issue.keys.map((key) => `unknown option ${key}${suggestion(key, known)}`);
-    }
-    const key = issue.path.join(".");
-    if (key === "") return [`an object with ${known.join(", ")} is required`];
-    const value = (options as Record<string, unknown>)[String(issue.path[0])];
-    if (value === undefined) return [`${key} is required`];
-    if (call === "load" && key === "precision")
-      return [`precision ${JSON.stringify(value)} is not available yet; "fp32" is`];
+  checkAgainst(schemas[call], call, options, (key, value) => {
+    if (call === "load" && key === "precision") return `precision ${show(value)} is not available yet; "fp32" is`;
     if (call === "stream" && key === "numBeams")
-      return ["numBeams must be 1: beam search knows no text before its end"];
-    if (call === "stream" && key === "numReturnSequences")
-      return ["numReturnSequences must be 1: a stream is one text"];
-    return [`${key} is ${show(value)}: ${issue.message}`];
+      return "numBeams must be 1: beam search knows no text before its end";
+    if (call === "stream" && key === "numReturnSequences") return "numReturnSequences must be 1: a stream is one text";
+    return undefined;
   });
-  throw new UserError(`${call}: ${problems.join("; ")}`);
-}
-
-function show(value: unknown): string {
-  const isPlain = value === null || ["string", "number", "boolean"].includes(typeof value);
-  return isPlain ? (Number.isNaN(value) ? "NaN" : JSON.stringify(value)) : `of type ${typeof value}`;
-}
-
-/** Names as Python writes them, and slips of one or two letters, are recognised. */
-function suggestion(word: string, known: readonly string[]): string {
-  const plain = (name: string): string => name.replaceAll("_", "").toLowerCase();
-  const [nearest] = known
-    .map((name) => ({ name, distance: editDistance(plain(word), plain(name)) }))
-    .filter(({ distance, name }) => distance <= Math.min(2, name.length / 3))
-    .sort((a, b) => a.distance - b.distance);
-  return nearest === undefined ? `; known are ${known.join(", ")}` : `; did you mean ${nearest.name}?`;
-}
-
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (const [i, letter] of [...a].entries()) {
-    const next = [i + 1];
-    for (let j = 0; j < b.length; j++) {
-      next.push(Math.min(next[j]! + 1, row[j + 1]! + 1, row[j]! + (letter === b[j] ? 0 : 1)));
-    }
-    row = next;
-  }
-  return row[b.length]!;
 }
 
 type TextIds = Readonly<Record<"bos_token_id" | "eos_token_id" | "pad_token_id", number | null>>;

@@ -1,6 +1,7 @@
 /**
- * Pictures to 8-bit RGB, with the values that Pillow's `Image.open(...).convert("RGB")` gives: colour profiles, gamma and EXIF
- * orientation are not applied, transparency is dropped, not blended.
+ * Pictures to 8-bit RGB, with the values that transformers' `load_image` gives, through which its PIL processors read paths:
+ * turned upright as the EXIF orientation says, then Pillow's `convert("RGB")`. Colour profiles and gamma are not applied,
+ * transparency is dropped, not blended.
  */
 import { readFile, stat } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -69,7 +70,8 @@ async function decode(bytes: Uint8Array, name: string): Promise<RgbImage> {
       `${name}: the picture has ${width} x ${height} pixels, at most ${maximumPixels} are decoded; shrink it first`,
     );
   }
-  const picture = sharp(bytes, { limitInputPixels: maximumPixels, ignoreIcc: true, failOn: "error" });
+  const settings = { limitInputPixels: maximumPixels, ignoreIcc: true, failOn: "error" } as const;
+  const picture = sharp(bytes, settings).autoOrient();
   return attempt(name, bytes, () => toRgb(picture, metadata));
 }
 

@@ -1,9 +1,10 @@
 /**
  * What BLIP-2 trains: the norm after the frozen image encoder, the queries, the Q-Former and the heads
- * on it (paper section 3). In two forms: `FirstStage` with both branches of the Q-Former and the heads
- * of the three stage-1 objectives (Hugging Face's `Blip2ForImageTextRetrieval`, plus `temp` and
- * `cls.predictions`, which that class drops), and `SecondStage` with the query branch and the language
- * projection (`Blip2ForConditionalGeneration` without its two frozen models).
+ * on it (paper section 3). In three forms: `ImageTextModel` with both branches of the Q-Former and the heads
+ * that compare pictures with texts (Hugging Face's `Blip2ForImageTextRetrieval` without its image encoder),
+ * `FirstStage`, which adds what only the training of stage 1 uses (`temp` and `cls.predictions`), and
+ * `SecondStage` with the query branch and the language projection (`Blip2ForConditionalGeneration` without its
+ * two frozen models).
  *
  * Shapes: B batch, P image positions, D_img image width, Q queries, T text positions, D width, E width of
  * the shared image-text space, L width of the language model.
@@ -11,7 +12,7 @@
 import { expectShape, ops, type Tensor } from "../engine/index.js";
 import type { Dropout } from "../nn/dropout.js";
 import { LayerNorm, Linear, torchLinearInit, type LinearOptions } from "../nn/layers.js";
-import { paddingMask } from "../nn/attention-masks.js";
+import { bidirectionalMask, paddingMask } from "../nn/attention-masks.js";
 import type { Scope } from "../nn/parameters.js";
 import {
   QFormer,
@@ -63,19 +64,22 @@ export class QueryBranch {
   }
 }
 
-export class FirstStage {
+export interface ImageTextConfig extends BridgeConfig {
+  /** E, 256 as published. */
+  readonly sharedSize: number;
+  /** 2 as published; 1 for the single-logit form of image-text matching. */
+  readonly matchingClasses?: 1 | 2;
+}
+
+export class ImageTextModel {
   readonly branch: QueryBranch;
   readonly embeddings: TextEmbeddings;
-  readonly visionProjection: Linear;
-  readonly textProjection: Linear;
-  readonly matchingHead: Linear;
-  readonly textHead: TextHead;
-  /** A scalar that divides similarities; neither clamped nor a logarithm. */
-  readonly temperature: Tensor;
+  private readonly visionProjection: Linear;
+  private readonly textProjection: Linear;
+  private readonly matchingHead: Linear;
 
-  /** @param matchingClasses 2 as published; 1 for the single-logit form of image-text matching. */
   constructor(
-    readonly config: BridgeConfig & { readonly sharedSize: number; readonly matchingClasses?: 1 | 2 },
+    readonly config: ImageTextConfig,
     scope: Scope,
   ) {
     const { hidden_size: width } = config.qformer;
@@ -85,8 +89,6 @@ export class FirstStage {
     this.visionProjection = new Linear(scope.at("vision_projection"), width, config.sharedSize, init);
     this.textProjection = new Linear(scope.at("text_projection"), width, config.sharedSize, init);
     this.matchingHead = new Linear(scope.at("itm_head"), width, config.matchingClasses ?? 2, init);
-    this.textHead = new TextHead(config.qformer, scope.at("cls", "predictions"), this.embeddings.words);
-    this.temperature = scope.tensor("temp", [], { kind: "constant", value: 0.07 });
   }
 
   /** Rows of unit length, one per query. queryOutput: [B, Q, D] -> [B, Q, E]. */
@@ -103,6 +105,42 @@ export class FirstStage {
       ...(dropout && { dropout }),
     });
     return ops.l2Normalize(this.textProjection.forward(ops.select(lastHiddenState, 1, 0)));
+  }
+
+  /**
+   * The run in which queries and text see each other. image: keys and values of B pictures; ids, mask: int64 [B, T].
+   * Where the mask is zero everywhere, the queries' rows are those of the query-only run.
+   */
+  matching(
+    image: ImageKeyValues,
+    ids: Tensor,
+    mask: Tensor,
+    dropout?: Dropout,
+  ): { readonly queryOutput: Tensor; readonly logits: Tensor } {
+    const { queryTokens, qformer } = this.branch;
+    const { lastHiddenState: queryOutput } = qformer.forward({
+      queries: queryTokens.forward(ids.shape[0]!),
+      text: this.embeddings.forward(ids),
+      image,
+      mask: bidirectionalMask(mask, queryTokens.count),
+      leading: queryTokens.count,
+      ...(dropout && { dropout }),
+    });
+    // The decision is the mean of the queries' logits: [B, classes].
+    return { queryOutput, logits: ops.reduceMean(this.matchingHead.forward(queryOutput), [1]) };
+  }
+}
+
+/** What stage 1 trains: the model that compares, the head that generates text, and the temperature. */
+export class FirstStage extends ImageTextModel {
+  readonly textHead: TextHead;
+  /** A scalar that divides similarities; neither clamped nor a logarithm. */
+  readonly temperature: Tensor;
+
+  constructor(config: ImageTextConfig, scope: Scope) {
+    super(config, scope);
+    this.textHead = new TextHead(config.qformer, scope.at("cls", "predictions"), this.embeddings.words);
+    this.temperature = scope.tensor("temp", [], { kind: "constant", value: 0.07 });
   }
 }
 

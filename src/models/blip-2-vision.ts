@@ -5,14 +5,14 @@
  * norm at the end, LAVIS's `ln_vision`, which belongs to BLIP-2's trained bridge and not to the frozen
  * encoder. Its epsilon differs by source: 1e-5 in LAVIS, the config's 1e-6 in Hugging Face.
  *
- * Shapes: B batch, S image side, P = 1 + (S / patch)^2 positions, D width.
+ * Shapes: B batch, S image side, P = 1 + floor(S / patch)^2 positions, D width.
  */
 import { z } from "zod";
 import { expectShape, ops, type Tensor } from "../engine/index.js";
 import { attention } from "../nn/attention.js";
 import { activationNames, activations, LayerNorm, Linear } from "../nn/layers.js";
 import { normal, zeros, type Scope } from "../nn/parameters.js";
-import { patchify } from "./patches.js";
+import { gridSide, patchify } from "./patches.js";
 import type { VisionOutput } from "./clip-vision.js";
 
 export const blip2VisionConfigSchema = z.looseObject({
@@ -25,6 +25,8 @@ export const blip2VisionConfigSchema = z.looseObject({
   patch_size: z.int().positive().default(14),
   hidden_act: z.enum(activationNames).default("gelu"),
   layer_norm_eps: z.number().positive().default(1e-6),
+  /** Of the norm at the end where it differs, as in LAVIS (1e-5). Python's transformers does not know this key. */
+  post_layernorm_eps: z.number().positive().optional(),
   qkv_bias: z.boolean().default(true),
 });
 
@@ -86,7 +88,7 @@ export class Blip2VisionModel {
     private readonly scope: Scope,
   ) {
     const { hidden_size: width, patch_size: patch } = config;
-    const positions = (config.image_size / patch) ** 2 + 1;
+    const positions = gridSide(config) ** 2 + 1;
     const embeddings = scope.at("embeddings");
     this.classEmbedding = embeddings.tensor("class_embedding", [1, 1, width], normal(0.02));
     this.patchWeight = embeddings
@@ -117,7 +119,8 @@ export class Blip2VisionModel {
 
   /** The norm after the encoder (`post_layernorm`, LAVIS `ln_vision`). [B, P, D] -> [B, P, D]. */
   normalise(features: Tensor): Tensor {
-    return visionNorm(this.config, this.scope).forward(features);
+    const { hidden_size: width, layer_norm_eps: usual, post_layernorm_eps: epsilon = usual } = this.config;
+    return new LayerNorm(this.scope.at("post_layernorm"), width, epsilon).forward(features);
   }
 
   /** pixelValues: [B, 3, S, S]. */
@@ -125,12 +128,4 @@ export class Blip2VisionModel {
     const hiddenStates = this.features(pixelValues);
     return { hiddenStates, lastHiddenState: this.normalise(hiddenStates.at(-1)!) };
   }
-}
-
-/** The norm between encoder and Q-Former on its own: trained in both stages, on cached features too. */
-function visionNorm(
-  config: Pick<Blip2VisionConfig, "hidden_size" | "layer_norm_eps">,
-  scope: Scope,
-): LayerNorm {
-  return new LayerNorm(scope.at("post_layernorm"), config.hidden_size, config.layer_norm_eps);
 }

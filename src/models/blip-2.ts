@@ -6,16 +6,16 @@ import { z } from "zod";
 import { UserError } from "../errors.js";
 import type { Parameters } from "../nn/parameters.js";
 import { SecondStage } from "./blip-2-bridge.js";
-import { Blip2VisionModel, blip2VisionConfigSchema } from "./blip-2-vision.js";
 import { Opt, optConfigSchema } from "./opt.js";
 import { qFormerConfigSchema } from "./q-former.js";
+import { bridgeNormEpsilon, visionConfigSchema, visionEncoder, type VisionEncoder } from "./vision-encoder.js";
 
 const schema = z.looseObject({
   model_type: z.literal("blip-2"),
   num_query_tokens: z.int().positive().default(32),
   /** The id that stands for each query in transformers' `input_ids`; older files have none. */
   image_token_index: z.int().nonnegative().nullish(),
-  vision_config: blip2VisionConfigSchema.prefault({}),
+  vision_config: visionConfigSchema.prefault({}),
   qformer_config: qFormerConfigSchema.prefault({}),
   text_config: optConfigSchema.prefault({}),
 });
@@ -129,7 +129,7 @@ export function blip2Config(json: unknown, where = "config.json"): Blip2Config {
 }
 
 export interface Blip2Parts {
-  readonly vision: Blip2VisionModel;
+  readonly vision: VisionEncoder;
   readonly bridge: SecondStage;
   readonly languageModel: Opt;
 }
@@ -138,11 +138,11 @@ export interface Blip2Parts {
 export function buildBlip2(config: Blip2Config, parameters: Parameters): Blip2Parts {
   const root = parameters.scope();
   return {
-    vision: new Blip2VisionModel(config.vision_config, root.at("vision_model")),
+    vision: visionEncoder(config.vision_config, parameters),
     bridge: new SecondStage(
       {
         qformer: config.qformer_config,
-        visionNormEpsilon: config.vision_config.layer_norm_eps,
+        visionNormEpsilon: bridgeNormEpsilon(config.vision_config),
         queryCount: config.num_query_tokens,
         languageSize: config.text_config.hidden_size,
       },

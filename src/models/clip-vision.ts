@@ -4,14 +4,14 @@
  * activation x * sigmoid(1.702 x) in OpenAI's models. BLIP-2 uses the output of the last but one block
  * (paper section 3.3), so those who only want features build one block fewer.
  *
- * Shapes: B batch, S image side, P = 1 + (S / patch)^2 positions, D width.
+ * Shapes: B batch, S image side, P = 1 + floor(S / patch)^2 positions, D width.
  */
 import { z } from "zod";
 import { expectShape, ops, type Tensor } from "../engine/index.js";
 import { attention, splitHeads } from "../nn/attention.js";
 import { activationNames, activations, LayerNorm, Linear } from "../nn/layers.js";
 import { normal, type Scope } from "../nn/parameters.js";
-import { patchify } from "./patches.js";
+import { gridSide, patchify } from "./patches.js";
 
 export const clipVisionConfigSchema = z.looseObject({
   model_type: z.literal("clip_vision_model").default("clip_vision_model"),
@@ -23,6 +23,8 @@ export const clipVisionConfigSchema = z.looseObject({
   patch_size: z.int().positive(),
   hidden_act: z.enum(activationNames).default("quick_gelu"),
   layer_norm_eps: z.number().positive().default(1e-5),
+  /** Of the norm between encoder and Q-Former, where a BLIP-2 folder has another one. */
+  post_layernorm_eps: z.number().positive().optional(),
 });
 
 export type ClipVisionConfig = z.infer<typeof clipVisionConfigSchema>;
@@ -89,7 +91,7 @@ export class ClipVisionModel {
     scope: Scope,
   ) {
     const { hidden_size: width, patch_size: patch } = config;
-    const positions = (config.image_size / patch) ** 2 + 1;
+    const positions = gridSide(config) ** 2 + 1;
     const embeddings = scope.at("embeddings");
     this.classEmbedding = embeddings.tensor("class_embedding", [width], normal(width ** -0.5));
     this.patchEmbedding = embeddings

@@ -1,12 +1,27 @@
 /** The frozen image encoder of BLIP-2, whichever architecture its folder's config names. */
 import { z } from "zod";
+import { toFloat32 } from "../checkpoints/float16.js";
+import type { DerivedTensor } from "../checkpoints/derived-tensors.js";
 import type { Tensor } from "../engine/index.js";
 import { UserError } from "../errors.js";
+import { float32Tensor, type HostTensor } from "../host-tensor.js";
+import { LayerNorm } from "../nn/layers.js";
 import type { Parameters } from "../nn/parameters.js";
 import { Blip2VisionModel, blip2VisionConfigSchema, type Blip2VisionConfig } from "./blip-2-vision.js";
 import { ClipVisionModel, clipVisionConfigSchema, type ClipVisionConfig } from "./clip-vision.js";
+import { gridSide } from "./patches.js";
+import { resizePositions } from "./position-table.js";
 
 export type VisionConfig = Blip2VisionConfig | ClipVisionConfig;
+
+/** `vision_config` of a BLIP-2 folder: EVA-CLIP as published unless `model_type` says CLIP. */
+export const visionConfigSchema = z.preprocess(
+  (json) =>
+    typeof json === "object" && json !== null && !("model_type" in json)
+      ? { model_type: "blip_2_vision_model", ...json }
+      : json,
+  z.discriminatedUnion("model_type", [blip2VisionConfigSchema, clipVisionConfigSchema]),
+);
 
 export interface VisionEncoder {
   readonly config: VisionConfig;
@@ -14,6 +29,8 @@ export interface VisionEncoder {
   readonly positions: number;
   /** pixelValues: [B, 3, S, S] -> features before the last norm, [B, P, D_img]. */
   features(pixelValues: Tensor): Tensor;
+  /** The norm that belongs to the bridge. [B, P, D_img] -> [B, P, D_img]. */
+  normalise(features: Tensor): Tensor;
 }
 
 /** Checks the config of a vision model. `where` names it in errors. */
@@ -50,17 +67,86 @@ export function parseVisionConfig(json: unknown, where: string): VisionConfig {
   return parsed.data;
 }
 
+/** Epsilon of the norm between encoder and Q-Former: the encoder's own unless the folder names another. */
+export function bridgeNormEpsilon(config: VisionConfig): number {
+  return config.post_layernorm_eps ?? config.layer_norm_eps;
+}
+
 /**
  * Declares the encoder under `vision_model`. A CLIP model gives the output of its last but one block, as in
  * the paper; a BLIP-2 vision model was cut there already.
  */
 export function visionEncoder(config: VisionConfig, parameters: Parameters): VisionEncoder {
   const scope = parameters.scope("vision_model");
-  const positions = 1 + (config.image_size / config.patch_size) ** 2;
+  const positions = 1 + gridSide(config) ** 2;
+  const norm = new LayerNorm(scope.at("post_layernorm"), config.hidden_size, bridgeNormEpsilon(config));
+  const shared = { config, positions, normalise: (features: Tensor) => norm.forward(features) };
   if (config.model_type === "clip_vision_model") {
     const model = new ClipVisionModel({ ...config, num_hidden_layers: config.num_hidden_layers - 1 }, scope);
-    return { config, positions, features: (pixels) => model.forward(pixels).hiddenStates.at(-1)! };
+    return { ...shared, features: (pixels) => model.forward(pixels).hiddenStates.at(-1)! };
   }
   const model = new Blip2VisionModel(config, scope);
-  return { config, positions, features: (pixels) => model.features(pixels).at(-1)! };
+  return { ...shared, features: (pixels) => model.features(pixels).at(-1)! };
+}
+
+/** Whether a tensor of the checkpoint belongs to the encoder but says nothing: CLIP's last block, and buffers. */
+export function isUnusedVisionTensor(config: VisionConfig, name: string): boolean {
+  if (!name.startsWith("vision_model.")) return false;
+  const last = `vision_model.encoder.layers.${config.num_hidden_layers - 1}.`;
+  return (
+    name.endsWith(".position_ids") || (config.model_type === "clip_vision_model" && name.startsWith(last))
+  );
+}
+
+/**
+ * What `config` needs but the file holds in another form, by name:
+ * the position table for another picture size than the `original` config's, and `qkv.bias`, which older files
+ * store as `q_bias` and `v_bias` (the key has none).
+ */
+export function derivedVisionTensors(
+  config: VisionConfig,
+  original: VisionConfig,
+  names: { has(name: string): boolean; keys(): Iterable<string> },
+): Map<string, DerivedTensor> {
+  const derived = new Map<string, DerivedTensor>();
+  const [from, to] = [gridSide(original), gridSide(config)];
+  const isClip = config.model_type === "clip_vision_model";
+  const table = `vision_model.embeddings.position_embedding${isClip ? ".weight" : ""}`;
+  const { hidden_size: width } = config;
+  if (from !== to && names.has(table)) {
+    derived.set(table, {
+      dims: isClip ? [1 + to ** 2, width] : [1, 1 + to ** 2, width],
+      from: [table],
+      derive: ([stored]) => resizePositions(checkedTable(stored!, from, width), from, to, isClip),
+    });
+  }
+  for (const name of names.keys()) {
+    const block = /^(vision_model\.encoder\.layers\.\d+\.self_attn\.)q_bias$/.exec(name)?.[1];
+    if (block === undefined || names.has(`${block}qkv.bias`) || !names.has(`${block}v_bias`)) continue;
+    derived.set(`${block}qkv.bias`, {
+      dims: [3 * width],
+      from: [`${block}q_bias`, `${block}v_bias`],
+      derive: ([query, value]) => joinedBias(toFloat32(query!), toFloat32(value!)),
+    });
+  }
+  return derived;
+}
+
+function checkedTable(stored: HostTensor, from: number, width: number): HostTensor {
+  const [rows, columns] = stored.dims.slice(-2);
+  if (rows !== 1 + from ** 2 || columns !== width) {
+    throw new UserError(
+      `position_embedding: [${stored.dims.join(", ")}] found, ${1 + from ** 2} rows of ${width} are required by config.json; check that config and weights belong together`,
+    );
+  }
+  return toFloat32(stored);
+}
+
+/** Query's bias, zeros for the key, value's bias. [D], [D] -> [3 D]. */
+function joinedBias(query: HostTensor, value: HostTensor): HostTensor {
+  const width = query.data.length;
+  const joined = new Float32Array(3 * width);
+  joined.set(query.data as Float32Array);
+  joined.set(value.data as Float32Array, 2 * width);
+  return float32Tensor(joined, [3 * width]);
 }

@@ -11,7 +11,7 @@ import { integer, ops, type Tensor } from "../engine/index.js";
 import { InternalError } from "../errors.js";
 import type { FirstStage } from "../models/blip-2-bridge.js";
 import type { ImageKeyValues } from "../models/q-former.js";
-import { bidirectionalMask, cachedMultimodalCausalMask } from "../nn/attention-masks.js";
+import { cachedMultimodalCausalMask } from "../nn/attention-masks.js";
 import { noDropout, type Dropout } from "../nn/dropout.js";
 import { contrastiveLoss, contrastiveLossWithIds, similarities, type Similarities } from "./contrastive.js";
 import { crossEntropy, ignoreIndex, nextTokenLoss } from "./cross-entropy.js";
@@ -154,17 +154,7 @@ function matchingLoss(
   const pairImage = new Map(
     [...image].map(([layer, { key, value }]) => [layer, { key: images(key), value: images(value) }]),
   );
-  const queries = model.branch.queryTokens;
-  const { lastHiddenState } = model.branch.qformer.forward({
-    queries: queries.forward(pairs),
-    text: model.embeddings.forward(texts(ids)),
-    image: pairImage,
-    mask: bidirectionalMask(texts(mask), queries.count),
-    leading: queries.count,
-    dropout,
-  });
-  // The decision is the mean of the queries' logits: [pairs, classes].
-  const logits = ops.reduceMean(model.matchingHead.forward(lastHiddenState), [1]);
+  const { logits } = model.matching(pairImage, texts(ids), texts(mask), dropout);
   const matches = ops.less(ops.range(pairs), integer(size));
   const right = (decision: Tensor): Tensor =>
     ops.reduceMean(ops.where(ops.equal(decision, ops.cast(matches, "int64")), 1, 0));

@@ -10,7 +10,7 @@ import { input, ops, type Device, type HostTensors } from "../engine/index.js";
 import { UserError } from "../errors.js";
 import { FirstStage } from "../models/blip-2-bridge.js";
 import { qFormerConfigSchema, type QFormerConfig } from "../models/q-former.js";
-import { bidirectionalMask } from "../nn/attention-masks.js";
+import { bridgeNormEpsilon } from "../models/vision-encoder.js";
 import { Dropout } from "../nn/dropout.js";
 import { initialise } from "../nn/initialise.js";
 import { Parameters } from "../nn/parameters.js";
@@ -151,7 +151,7 @@ export function firstStageOf(
   return new FirstStage(
     {
       qformer,
-      visionNormEpsilon: vision.config.layer_norm_eps,
+      visionNormEpsilon: bridgeNormEpsilon(vision.config),
       queryCount: config.queries,
       sharedSize: config.sharedSize,
       matchingClasses: config.matching === "two-class" ? 2 : 1,
@@ -202,14 +202,7 @@ export async function stage1Measure(
     { residentInputs },
   );
   const texts = await device.compile({ rows: model.textEmbeds(ids, mask) }, { residentInputs });
-  const { lastHiddenState } = model.branch.qformer.forward({
-    queries: model.branch.queryTokens.forward("B"),
-    text: model.embeddings.forward(ids),
-    image,
-    mask: bidirectionalMask(mask, config.queries),
-    leading: config.queries,
-  });
-  const logits = ops.reduceMean(model.matchingHead.forward(lastHiddenState), [1]);
+  const { logits } = model.matching(image, ids, mask);
   const isMatch =
     config.matching === "two-class"
       ? ops.cast(ops.argmax(logits), "float32")

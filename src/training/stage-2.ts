@@ -14,6 +14,7 @@ import type { HostTensor } from "../host-tensor.js";
 import { SecondStage } from "../models/blip-2-bridge.js";
 import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
 import { qFormerConfigSchema, type QFormerConfig } from "../models/q-former.js";
+import { bridgeNormEpsilon } from "../models/vision-encoder.js";
 import { Dropout } from "../nn/dropout.js";
 import { initialise } from "../nn/initialise.js";
 import { normal, Parameters } from "../nn/parameters.js";
@@ -117,7 +118,7 @@ export async function stage2Task(
   const bridge = new SecondStage(
     {
       qformer,
-      visionNormEpsilon: vision.config.layer_norm_eps,
+      visionNormEpsilon: bridgeNormEpsilon(vision.config),
       queryCount: queries,
       languageSize: opt.embeddingSize,
       ...(config.matchWordScale && { projectionInit: { weightInit: normal(spread) } }),

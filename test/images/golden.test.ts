@@ -18,8 +18,38 @@ const digest = (data: { buffer: ArrayBufferLike; byteOffset: number; byteLength:
     .update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
     .digest("hex");
 
+/** Made by reference/pictures.py: what transformers' load_image makes of further kinds of file. */
+const pictures = JSON.parse(readFileSync("test/golden/pictures/golden.json", "utf8")) as Record<
+  string,
+  { width: number; height: number; base64: string }
+>;
+
+describe("decoding equals transformers' load_image", () => {
+  it.each(Object.keys(pictures))("%s", async (name) => {
+    const expected = pictures[name]!;
+    const { width, height, data } = await loadImage(`test/golden/pictures/${name}`);
+    expect([width, height]).toEqual([expected.width, expected.height]);
+    expect([...data]).toEqual([...Buffer.from(expected.base64, "base64")]);
+  });
+});
+
 describe("decoding equals Pillow's convert('RGB')", () => {
-  it.each(Object.keys(golden.decoded))("%s", async (name) => {
+  // As Pillow opens it, this one lies on its side; load_image turns it.
+  const opened = Object.keys(golden.decoded).filter((name) => name !== "rotated.jpg");
+  it("turns what Pillow leaves on its side", async () => {
+    const stored = golden.decoded["rotated.jpg"]!;
+    const { width, height, data } = await loadImage("test/golden/images/rotated.jpg");
+    expect([width, height]).toEqual([stored.height, stored.width]);
+    const asStored = Buffer.from(stored.base64!, "base64");
+    // Orientation 6: the first row is the left column from below.
+    const upright = Array.from({ length: height * width * 3 }, (_, i) => {
+      const [x, y, channel] = [Math.floor(i / 3) % width, Math.floor(i / 3 / width), i % 3];
+      return asStored[((stored.height - 1 - x) * stored.width + y) * 3 + channel];
+    });
+    expect([...data]).toEqual(upright);
+  });
+
+  it.each(opened)("%s", async (name) => {
     const expected = golden.decoded[name]!;
     const { width, height, data } = await loadImage(`test/golden/images/${name}`);
     expect([width, height]).toEqual([expected.width, expected.height]);

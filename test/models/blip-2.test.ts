@@ -80,7 +80,7 @@ describe.each(goldenNames("models", "retrieval"))("%s", async (name) => {
       image,
       mask: bidirectionalMask(mask, queries.count),
     }).lastHiddenState;
-    const logits = ops.reduceMean(model.matchingHead.forward(ops.slice(joint, 1, 0, queries.count)), [1]);
+    const { logits } = model.matching(image, ids, mask);
     const outputs = {
       vision_last_hidden_state: encoder.forward(pixels).lastHiddenState,
       image_embeds: imageEmbeds,

@@ -8,14 +8,13 @@ import { join } from "node:path";
 import { toFloat32 } from "../../src/checkpoints/float16.js";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { writeSafetensors } from "../../src/checkpoints/safetensors.js";
-import { input, ops } from "../../src/engine/index.js";
+import { input } from "../../src/engine/index.js";
 import { int64Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { loadImage } from "../../src/images/load-image.js";
 import { preprocess, preprocessConfig } from "../../src/images/preprocess.js";
 import { Blip2 } from "../../src/index.js";
 import { Opt, optConfigSchema } from "../../src/models/opt.js";
 import { visionEncoder } from "../../src/models/vision-encoder.js";
-import { bidirectionalMask } from "../../src/nn/attention-masks.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
 import { readFrozenVision } from "../../src/training/image-features.js";
@@ -105,16 +104,7 @@ const pixels = preprocess([await loadImage(picture)], preprocessing);
       return int64Tensor((tensor.data as BigInt64Array).slice(row * width, (row + 1) * width), [1, width]);
     };
     const [one, oneMask] = [input("ids", "int64", [1, "T"]), input("mask", "int64", [1, "T"])];
-    const { lastHiddenState } = model.branch.qformer.forward({
-      queries: model.branch.queryTokens.forward(1),
-      text: model.embeddings.forward(one),
-      image,
-      mask: bidirectionalMask(oneMask, queries),
-    });
-    const matching = ops.reduceMean(
-      model.matchingHead.forward(ops.slice(lastHiddenState, 1, 0, queries)),
-      [1],
-    );
+    const { logits: matching } = model.matching(image, one, oneMask);
     const feeds = { features, ids: oneRow(inputIds), mask: oneRow(attentionMask) };
     results[`stage1/matching${row}`] = (await evaluate(device, { matching }, feeds, weights))["matching"]!;
   }

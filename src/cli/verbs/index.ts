@@ -5,6 +5,7 @@ export const verbs: { readonly [name: string]: () => Promise<Verb> } = {
   caption: async () => (await import("./caption.js")).caption,
   ask: async () => (await import("./ask.js")).ask,
   chat: async () => (await import("./chat.js")).chat,
+  match: async () => (await import("./match.js")).match,
   scenes: async () => (await import("./scenes.js")).scenes,
   train: async () => (await import("./train.js")).train,
   evaluate: async () => (await import("./evaluate.js")).evaluate,

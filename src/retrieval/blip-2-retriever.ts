@@ -1,0 +1,389 @@
+/**
+ * Comparing pictures with texts, as callers use it (paper section 4.4). Two measures: the contrastive similarity of
+ * two embeddings, cheap and made for indexes, and the matching head, which looks at picture and text together.
+ */
+import { readModelFolder } from "../checkpoints/model-folder.js";
+import { Device } from "../engine/index.js";
+import { InterruptedError, UserError } from "../errors.js";
+import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
+import { loadImage, type ImageSource } from "../images/load-image.js";
+import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
+import { retrievalConfig, type RetrievalConfig } from "../models/blip-2-retrieval.js";
+import { sizedVision } from "../models/picture-size.js";
+import { floats, integers, requireDims, withoutImageTokens, type RawTensor } from "../raw-tensors.js";
+import { loadTokenizer, type EncodedBatch, type TextTokenizer } from "../text/tokenizer.js";
+import { checkRetrieverOptions, type RetrieverLoadOptions, type RetrieverRunOptions } from "./options.js";
+import { RetrievalRunner } from "./retrieval-runner.js";
+
+export interface ImageTextScore {
+  /** Contrastive similarity: the cosine of the text and the best of the picture's queries. No temperature divides it. */
+  readonly itc: number;
+  /** The matching head's logit for "they belong together", the mean over the queries. */
+  readonly itmLogit: number;
+  /** The head's probability of that: softmax over the mean logits of its two classes. */
+  readonly itmProbability: number;
+}
+
+/** A picture that the vision model has seen, from `encodeImages`. Stands for the picture wherever one is taken. */
+export class EncodedImage {
+  /** @internal */
+  constructor(
+    private readonly owner: object,
+    /** Rows of unit length, one per query, [Q, E]. */
+    readonly embedding: Float32Array,
+    private readonly features: Float32Array,
+  ) {}
+
+  /** @internal The vision model's features before the norm, [P, D_img]. */
+  featuresOf(owner: object): Float32Array {
+    if (owner === this.owner) return this.features;
+    throw new UserError("image: this picture was encoded by another retriever; encode it with this one");
+  }
+}
+
+export interface ImageTextPair {
+  readonly image: ImageSource | EncodedImage;
+  readonly text: string;
+}
+
+export interface RetrieverForwardInputs {
+  /** [B, 3, S, S] */
+  readonly pixelValues: RawTensor;
+  /** [N, Q + T]: Q times the image token, then the text; the text alone where the config names no image token. */
+  readonly inputIds: RawTensor;
+  /** Of the shape of `inputIds`; ones if absent. */
+  readonly attentionMask?: RawTensor | undefined;
+  /** True: matching, for which N must be B. False (the default): contrast of all pictures with all texts. */
+  readonly useImageTextMatchingHead?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** As `Blip2ForImageTextRetrieval` of transformers; all float32. */
+export interface RetrieverForwardOutputs {
+  /** Contrast: cosines [B, N]. Matching: mean logits [B, 2], "they belong together" second. */
+  readonly logitsPerImage: HostTensor;
+  /** Its transpose. */
+  readonly logitsPerText: HostTensor;
+  /** Contrast only: rows of unit length [B, Q, E]. */
+  readonly imageEmbeds?: HostTensor;
+  /** Contrast only: rows of unit length [N, E], from [CLS]. */
+  readonly textEmbeds?: HostTensor;
+  /** [B, P, D_img], after the last norm. */
+  readonly visionFeatures: HostTensor;
+}
+
+/** How much runs at once. */
+const picturesAtOnce = 8;
+const textsAtOnce = 64;
+const pairsAtOnce = 32;
+
+export class Blip2Retriever {
+  private constructor(
+    private readonly device: Device,
+    private readonly runner: RetrievalRunner,
+    private readonly tokenizer: TextTokenizer,
+    private readonly pictures: PreprocessConfig,
+    private readonly maxTextLength: number | undefined,
+  ) {}
+
+  /**
+   * Loads a model folder as published on the Hugging Face hub for `Blip2ForImageTextRetrieval`, or as `blip2 train
+   * stage1` writes it. Throws `UserError` naming the file and what does not fit.
+   */
+  static async load(folder: string, options: RetrieverLoadOptions = {}): Promise<Blip2Retriever> {
+    checkRetrieverOptions("load", options);
+    const { threads, signal, imageSize, maxTextLength } = options;
+    const opened = await readModelFolder(folder);
+    const published = retrievalConfig(opened.config, `${opened.path}/config.json`);
+    const { max_position_embeddings: positions } = published.qformer_config;
+    if (maxTextLength !== undefined && maxTextLength > positions) {
+      throw new UserError(
+        `load: maxTextLength is ${maxTextLength}: at most ${positions} is required, the model's text positions`,
+      );
+    }
+    const { vision, pictures, weights } = sizedVision(opened, published.vision_config, imageSize);
+    const tokenizer = await loadTokenizer(opened.path);
+    if (signal?.aborted) throw new InterruptedError("stopped on request");
+    const device = Device.open(threads === undefined ? {} : { threads });
+    try {
+      const runner = await RetrievalRunner.load(device, { ...published, vision_config: vision }, weights, signal);
+      return new Blip2Retriever(device, runner, tokenizer, pictures, maxTextLength);
+    } catch (error) {
+      await device.close();
+      throw error;
+    }
+  }
+
+  /** The checked config.json, with the picture size in use. */
+  get config(): RetrievalConfig {
+    return this.runner.config;
+  }
+
+  /** How well a picture and a text belong together. */
+  async score(
+    image: ImageSource | EncodedImage,
+    text: string,
+    options: RetrieverRunOptions = {},
+  ): Promise<ImageTextScore> {
+    checkRetrieverOptions("score", options);
+    const [score] = await this.pairScores([{ image, text }], options.signal);
+    return score!;
+  }
+
+  /** One picture with several texts, in their order. The vision model runs once. */
+  async scoreTexts(
+    image: ImageSource | EncodedImage,
+    texts: readonly string[],
+    options: RetrieverRunOptions = {},
+  ): Promise<ImageTextScore[]> {
+    checkRetrieverOptions("scoreTexts", options);
+    return this.pairScores(
+      texts.map((text) => ({ image, text })),
+      options.signal,
+    );
+  }
+
+  /** Pairs, in their order. The vision model runs once for each path and for each object that stands for a picture. */
+  async scorePairs(
+    pairs: readonly ImageTextPair[],
+    options: RetrieverRunOptions = {},
+  ): Promise<ImageTextScore[]> {
+    checkRetrieverOptions("scorePairs", options);
+    return this.pairScores(pairs, options.signal);
+  }
+
+  /** Pictures for repeated use: what the vision model and the queries make of them. */
+  async encodeImages(
+    images: readonly ImageSource[],
+    options: RetrieverRunOptions = {},
+  ): Promise<EncodedImage[]> {
+    checkRetrieverOptions("encodeImages", options);
+    return this.encode(images, options.signal);
+  }
+
+  /** One row of unit length per query: Q x E numbers. The similarity to a text is the best row's. */
+  async embedImage(image: ImageSource | EncodedImage, options: RetrieverRunOptions = {}): Promise<Float32Array> {
+    const [embedding] = await this.embedImages([image], options);
+    return embedding!;
+  }
+
+  /** The same for several pictures, in their order. */
+  async embedImages(
+    images: readonly (ImageSource | EncodedImage)[],
+    options: RetrieverRunOptions = {},
+  ): Promise<Float32Array[]> {
+    checkRetrieverOptions("embedImages", options);
+    const encoded = await this.encode(images, options.signal);
+    return encoded.map(({ embedding }) => embedding.slice());
+  }
+
+  /** A row of unit length: E numbers. */
+  async embedText(text: string, options: RetrieverRunOptions = {}): Promise<Float32Array> {
+    const [embedding] = await this.embedTexts([text], options);
+    return embedding!;
+  }
+
+  /** The same for several texts, in their order. */
+  async embedTexts(texts: readonly string[], options: RetrieverRunOptions = {}): Promise<Float32Array[]> {
+    checkRetrieverOptions("embedTexts", options);
+    const width = this.config.image_text_hidden_size;
+    const rows: Float32Array[] = [];
+    for (const part of chunks(texts, textsAtOnce)) {
+      const { inputIds, attentionMask } = this.tokens(part);
+      const { data } = await this.runner.textEmbeds(inputIds, attentionMask, options.signal);
+      part.forEach((_, i) => rows.push((data as Float32Array).slice(i * width, (i + 1) * width)));
+    }
+    return rows;
+  }
+
+  /** One pass on tensors, for those who want the numbers of transformers' class. */
+  async forward(inputs: RetrieverForwardInputs): Promise<RetrieverForwardOutputs> {
+    checkRetrieverOptions("forward", inputs);
+    const { signal, useImageTextMatchingHead: isMatching = false } = inputs;
+    const { vision_config: vision, num_query_tokens: queries } = this.config;
+    const pixels = floats("pixelValues", inputs.pixelValues);
+    const batch = pixels.dims[0] ?? 0;
+    requireDims("pixelValues", pixels, [batch, 3, vision.image_size, vision.image_size]);
+    const given = integers("inputIds", inputs.inputIds);
+    const count = given.dims[0] ?? 0;
+    requireDims("inputIds", given, [isMatching ? batch : count, given.dims[1] ?? 0]);
+    const ones = int64Tensor(new BigInt64Array(given.data.length).fill(1n), given.dims);
+    const givenMask = inputs.attentionMask === undefined ? ones : integers("attentionMask", inputs.attentionMask);
+    requireDims("attentionMask", givenMask, given.dims);
+    const imageToken = this.config.image_token_index ?? undefined;
+    const ids = imageToken === undefined ? given : withoutImageTokens(given, imageToken, queries);
+    const mask = imageToken === undefined ? givenMask : withoutColumns(givenMask, queries);
+    this.checkIds("inputIds", ids);
+    const { hidden, visionFeatures } = await this.runner.look(pixels, { signal, normalised: true });
+    if (isMatching) {
+      const picture = int64Tensor(range(batch), [batch]);
+      const logits = await this.runner.matchingLogits(hidden, picture, ids, mask, signal);
+      return { logitsPerImage: logits, logitsPerText: transposed(logits), visionFeatures: visionFeatures! };
+    }
+    const imageEmbeds = await this.runner.imageEmbeds(hidden, signal);
+    const textEmbeds = await this.runner.textEmbeds(ids, mask, signal);
+    const width = this.config.image_text_hidden_size;
+    const rowsOf = (tensor: HostTensor, i: number, rows: number): Float32Array =>
+      (tensor.data as Float32Array).subarray(i * rows * width, (i + 1) * rows * width);
+    const cosines = range(batch).flatMap((b) =>
+      range(count).map((t) => bestCosine(rowsOf(imageEmbeds, b, queries), rowsOf(textEmbeds, t, 1))),
+    );
+    const logitsPerImage = float32Tensor(cosines, [batch, count]);
+    const logitsPerText = transposed(logitsPerImage);
+    return { logitsPerImage, logitsPerText, imageEmbeds, textEmbeds, visionFeatures: visionFeatures! };
+  }
+
+  /** Frees the model. Work under way is finished first; closing twice is harmless. */
+  close(): Promise<void> {
+    return this.device.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  private async pairScores(
+    pairs: readonly ImageTextPair[],
+    signal: AbortSignal | undefined,
+  ): Promise<ImageTextScore[]> {
+    // Texts first: what is wrong with them shows before the vision model has worked.
+    const texts = [...new Set(pairs.map(({ text }) => text))];
+    const textRows = await this.embedTexts(texts, { signal });
+    const embeddings = new Map(texts.map((text, i) => [text, textRows[i]!]));
+    const scores: ImageTextScore[] = [];
+    let known = new Map<ImageSource | EncodedImage, EncodedImage>();
+    for (const part of chunks(pairs, pairsAtOnce)) {
+      const images = [...new Set(part.map(({ image }) => image))];
+      const fresh = images.filter((image) => !known.has(image));
+      const encoded = await this.encode(fresh, signal);
+      const all = new Map([...known, ...fresh.map((image, i) => [image, encoded[i]!] as const)]);
+      // Only this part's pictures are held: a list of pairs may name thousands.
+      known = new Map(images.map((image) => [image, all.get(image)!]));
+      const { inputIds, attentionMask } = this.tokens(part.map(({ text }) => text));
+      const logits = await this.runner.matchingLogits(
+        this.stacked(images.map((image) => known.get(image)!)),
+        int64Tensor(
+          part.map(({ image }) => images.indexOf(image)),
+          [part.length],
+        ),
+        inputIds,
+        attentionMask,
+        signal,
+      );
+      for (const [i, { image, text }] of part.entries()) {
+        const itc = bestCosine(known.get(image)!.embedding, embeddings.get(text)!);
+        scores.push({ itc, ...matchOf(logits, i) });
+      }
+    }
+    return scores;
+  }
+
+  private async encode(
+    images: readonly (ImageSource | EncodedImage)[],
+    signal: AbortSignal | undefined,
+  ): Promise<EncodedImage[]> {
+    const encoded: EncodedImage[] = [];
+    for (const part of chunks(images, picturesAtOnce)) {
+      if (signal?.aborted) throw new InterruptedError("stopped on request");
+      const sources = part.filter((image): image is ImageSource => !(image instanceof EncodedImage));
+      const seen = sources.length === 0 ? [] : await this.encodeBatch(sources, signal);
+      for (const image of part) {
+        if (image instanceof EncodedImage) image.featuresOf(this);
+        encoded.push(image instanceof EncodedImage ? image : seen.shift()!);
+      }
+    }
+    return encoded;
+  }
+
+  private async encodeBatch(
+    images: readonly ImageSource[],
+    signal: AbortSignal | undefined,
+  ): Promise<EncodedImage[]> {
+    const pixels = preprocess(await Promise.all(images.map(loadImage)), this.pictures);
+    const { hidden } = await this.runner.look(pixels, { signal });
+    const embeds = await this.runner.imageEmbeds(hidden, signal);
+    const row = ({ data }: HostTensor, i: number): Float32Array => {
+      const size = data.length / images.length;
+      return (data as Float32Array).slice(i * size, (i + 1) * size);
+    };
+    return images.map((_, i) => new EncodedImage(this, row(embeds, i), row(hidden, i)));
+  }
+
+  /** [B, P, D_img] */
+  private stacked(images: readonly EncodedImage[]): HostTensor {
+    const parts = images.map((image) => image.featuresOf(this));
+    const { hidden_size: width } = this.config.vision_config;
+    const size = parts[0]!.length;
+    const data = new Float32Array(parts.length * size);
+    parts.forEach((part, b) => data.set(part, b * size));
+    return float32Tensor(data, [parts.length, size / width, width]);
+  }
+
+  private tokens(texts: readonly string[]): EncodedBatch {
+    const { max_position_embeddings: positions } = this.config.qformer_config;
+    const truncate = this.maxTextLength;
+    const batch = this.tokenizer.encodeBatch(texts, {
+      side: "right",
+      ...(truncate !== undefined && { truncate }),
+    });
+    const length = batch.inputIds.dims[1]!;
+    if (length > positions) {
+      throw new UserError(
+        `text: ${length} tokens, the model has ${positions} positions; shorten the text, or let maxTextLength cut it`,
+      );
+    }
+    this.checkIds("text", batch.inputIds);
+    return batch;
+  }
+
+  /** The word table has no row for the image token of a published tokenizer. */
+  private checkIds(what: string, { data }: HostTensor): void {
+    const { vocab_size: rows } = this.config.qformer_config;
+    const unknown = (data as BigInt64Array).find((id) => id < 0n || id >= BigInt(rows));
+    if (unknown === undefined) return;
+    throw new UserError(
+      `${what}: token id ${unknown} is not in the model's word table of ${rows} rows; ` +
+        "leave out special tokens such as <image>, and check that tokenizer and config belong together",
+    );
+  }
+}
+
+/** The largest dot product of a text's row with a picture's rows. queries: Q x E, text: E. */
+function bestCosine(queries: Float32Array, text: Float32Array): number {
+  let best = -Infinity;
+  for (let start = 0; start < queries.length; start += text.length) {
+    let sum = 0;
+    for (let e = 0; e < text.length; e++) sum += queries[start + e]! * text[e]!;
+    best = Math.max(best, sum);
+  }
+  return best;
+}
+
+/** logits: [N, 2], or [N, 1] of a model that stage 1 trained with one logit. */
+function matchOf({ data, dims }: HostTensor, row: number): Pick<ImageTextScore, "itmLogit" | "itmProbability"> {
+  const [, classes] = dims as readonly [number, number];
+  const itmLogit = Number(data[row * classes + classes - 1]);
+  const against = classes === 2 ? Number(data[row * classes]) : 0;
+  return { itmLogit, itmProbability: 1 / (1 + Math.exp(against - itmLogit)) };
+}
+
+function transposed({ data, dims }: HostTensor): HostTensor {
+  const [rows, columns] = dims as readonly [number, number];
+  return float32Tensor(
+    Float32Array.from(data as Float32Array, (_, i) => Number(data[(i % rows) * columns + Math.floor(i / rows)])),
+    [columns, rows],
+  );
+}
+
+/** int64 [N, count + T] -> [N, T]. */
+function withoutColumns(tensor: HostTensor, count: number): HostTensor {
+  const [rows, columns] = tensor.dims as readonly [number, number];
+  const data = (tensor.data as BigInt64Array).filter((_, i) => i % columns >= count);
+  return int64Tensor(data, [rows, columns - count]);
+}
+
+function chunks<T>(items: readonly T[], size: number): T[][] {
+  return range(Math.ceil(items.length / size)).map((i) => items.slice(i * size, (i + 1) * size));
+}
+
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);

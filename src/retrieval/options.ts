@@ -1,0 +1,59 @@
+/** What callers may ask of a `Blip2Retriever`, checked by name and value. */
+import { z } from "zod";
+import { checkAgainst, show } from "../check-options.js";
+
+export interface RetrieverLoadOptions {
+  /** How weights are held and multiplied; "fp32" for now. */
+  readonly precision?: "fp32" | undefined;
+  /** Default: the CPUs that this process may use. */
+  readonly threads?: number | undefined;
+  /**
+   * Side in pixels to which pictures are resized. Default: preprocessor_config.json's. Learned positions are
+   * interpolated where the model has them for another size.
+   */
+  readonly imageSize?: number | undefined;
+  /**
+   * Texts are cut to so many tokens, [CLS] and [SEP] included. LAVIS trains with 32 and searches with 35. Default: nothing
+   * is cut, and a text that is longer than the model's position table (512 as published) is refused.
+   */
+  readonly maxTextLength?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface RetrieverRunOptions {
+  /** Ends the work with an `InterruptedError`, at the latest after the batch under way. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+const signal = z.instanceof(AbortSignal).optional();
+const anything = z.custom<unknown>((value) => value !== undefined, "is required");
+
+const schemas = {
+  load: z.strictObject({
+    precision: z.literal("fp32").optional(),
+    threads: z.int().min(1).optional(),
+    imageSize: z.int().min(1).optional(),
+    maxTextLength: z.int().min(3).optional(),
+    signal,
+  }),
+  score: z.strictObject({ signal }),
+  scoreTexts: z.strictObject({ signal }),
+  scorePairs: z.strictObject({ signal }),
+  encodeImages: z.strictObject({ signal }),
+  embedImages: z.strictObject({ signal }),
+  embedTexts: z.strictObject({ signal }),
+  forward: z.strictObject({
+    pixelValues: anything,
+    inputIds: anything,
+    attentionMask: z.unknown().optional(),
+    useImageTextMatchingHead: z.boolean().optional(),
+    signal,
+  }),
+};
+
+/** Throws one `UserError` that names every unknown option and every value that does not fit. */
+export function checkRetrieverOptions(call: keyof typeof schemas, options: unknown): void {
+  checkAgainst(schemas[call], call, options, (key, value) =>
+    key === "precision" ? `precision ${show(value)} is not available yet; "fp32" is` : undefined,
+  );
+}

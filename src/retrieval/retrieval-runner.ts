@@ -1,0 +1,138 @@
+/**
+ * The parts of a retrieval model as programs of one device: image encoder, the run of queries with text, and the
+ * run of text alone. The joint run serves the query-only one too: behind a mask of zeros the text is not seen.
+ *
+ * Shapes: B pictures, N pairs, S image side, P image positions, D_img image width, Q queries, T text positions, D
+ * width, E width of the shared space, C classes of matching (2 as published).
+ */
+import { checkTensors } from "../checkpoints/model-folder.js";
+import type { TensorFile } from "../checkpoints/safetensors.js";
+import { input, ops, type Device, type Program, type Tensor } from "../engine/index.js";
+import { InterruptedError, UserError } from "../errors.js";
+import { int64Tensor, type HostTensor } from "../host-tensor.js";
+import { buildRetrieval, isUnusedRetrievalTensor, type RetrievalConfig } from "../models/blip-2-retrieval.js";
+import { Parameters } from "../nn/parameters.js";
+
+export interface LookOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Whether the features after the norm are wanted as well. */
+  readonly normalised?: boolean;
+}
+
+/** Runs under way at once do not share slots. */
+let runs = 0;
+
+export class RetrievalRunner {
+  private constructor(
+    readonly config: RetrievalConfig,
+    private readonly device: Device,
+    private readonly vision: Program,
+    private readonly joint: Program,
+    private readonly text: Program,
+  ) {}
+
+  /**
+   * Checks that the file holds the weights of `config`, and loads them part by part.
+   * Throws a `UserError` that names every missing, unexpected and misshapen tensor.
+   */
+  static async load(
+    device: Device,
+    config: RetrievalConfig,
+    file: TensorFile,
+    signal?: AbortSignal,
+  ): Promise<RetrievalRunner> {
+    const parameters = new Parameters(() => false);
+    const { vision, model } = buildRetrieval(config, matchingClasses(file), parameters);
+    const { image_size: side, hidden_size: width } = config.vision_config;
+    const hidden = vision.features(input("pixel_values", "float32", ["B", 3, side, side]));
+    const visionOutputs = { hidden, visionFeatures: vision.normalise(hidden) };
+
+    const features = input("features", "float32", ["B", vision.positions, width]);
+    const [ids, mask] = [input("ids", "int64", ["N", "T"]), input("mask", "int64", ["N", "T"])];
+    // A picture's keys and values are computed once, however many texts it is compared with.
+    const picture = input("picture", "int64", ["N"]);
+    const image = new Map(
+      [...model.branch.imageKeyValues(features)].map(([layer, { key, value }]) => [
+        layer,
+        { key: ops.gatherRows(key, picture), value: ops.gatherRows(value, picture) },
+      ]),
+    );
+    const { queryOutput, logits } = model.matching(image, ids, mask);
+    const jointOutputs = { logits, imageEmbeds: model.imageEmbeds(queryOutput) };
+    const textOutputs = { textEmbeds: model.textEmbeds(ids, mask) };
+
+    checkTensors(parameters.shapes, file.tensors, file.path, {
+      ignored: (name) => isUnusedRetrievalTensor(config, name),
+    });
+    const isNorm = (name: string): boolean => name.startsWith("vision_model.post_layernorm.");
+    const isVision = (name: string): boolean => name.startsWith("vision_model.");
+    const isText = (name: string): boolean => /^(?:qformer|embeddings|text_projection)\./.test(name);
+    const compile = async (
+      outputs: Readonly<Record<string, Tensor>>,
+      wanted: (name: string) => boolean,
+    ): Promise<Program> => {
+      if (signal?.aborted) throw new InterruptedError("stopped on request");
+      const weights = await file.readAll([...parameters.shapes.keys()].filter(wanted));
+      return device.compile(outputs, { weights });
+    };
+    return new RetrievalRunner(
+      config,
+      device,
+      await compile(visionOutputs, isVision),
+      await compile(jointOutputs, (name) => isNorm(name) || !isVision(name)),
+      await compile(textOutputs, isText),
+    );
+  }
+
+  /** pixels: [B, 3, S, S] -> features before the norm, and after it if wanted, [B, P, D_img]. */
+  async look(
+    pixels: HostTensor,
+    { signal, normalised = false }: LookOptions = {},
+  ): Promise<{ readonly hidden: HostTensor; readonly visionFeatures?: HostTensor }> {
+    const slot = `retrieval.${runs++}`;
+    const residentOutputs = normalised ? {} : { visionFeatures: slot };
+    const { hidden, visionFeatures } = await this.vision.run(
+      { pixel_values: pixels },
+      { signal, residentOutputs },
+    );
+    if (!normalised) await this.device.drop([slot]);
+    return { hidden: hidden!, ...(visionFeatures && { visionFeatures }) };
+  }
+
+  /** Rows of unit length per query. features: [B, P, D_img] -> [B, Q, E]. */
+  async imageEmbeds(features: HostTensor, signal?: AbortSignal): Promise<HostTensor> {
+    const [count] = features.dims as readonly [number];
+    const nothing = int64Tensor(new BigInt64Array(count), [count, 1]);
+    const picture = int64Tensor(
+      Array.from({ length: count }, (_, b) => b),
+      [count],
+    );
+    const { imageEmbeds } = await this.joint.run({ features, picture, ids: nothing, mask: nothing }, { signal });
+    return imageEmbeds!;
+  }
+
+  /** ids, mask: [N, T] -> rows of unit length [N, E]. */
+  async textEmbeds(ids: HostTensor, mask: HostTensor, signal?: AbortSignal): Promise<HostTensor> {
+    const { textEmbeds } = await this.text.run({ ids, mask }, { signal });
+    return textEmbeds!;
+  }
+
+  /** features: [B, P, D_img], picture: int64 [N], which of them belongs to a text; ids, mask: [N, T] -> [N, C]. */
+  async matchingLogits(
+    features: HostTensor,
+    picture: HostTensor,
+    ids: HostTensor,
+    mask: HostTensor,
+    signal?: AbortSignal,
+  ): Promise<HostTensor> {
+    const { logits } = await this.joint.run({ features, picture, ids, mask }, { signal });
+    return logits!;
+  }
+}
+
+/** From the head's rows, because no config says it. */
+function matchingClasses(file: TensorFile): 1 | 2 {
+  const rows = file.tensors.get("itm_head.weight")?.dims[0] ?? 2;
+  if (rows === 1 || rows === 2) return rows;
+  throw new UserError(`${file.path}: itm_head.weight has ${rows} rows: 2 (as published) or 1 are required`);
+}
