@@ -107,7 +107,8 @@ const schemas = {
 /** Throws one `UserError` that names every unknown option and every value that does not fit. */
 export function checkOptions(call: keyof typeof schemas, options: unknown): void {
   checkAgainst(schemas[call], call, options, (key, value) => {
-    if (call === "load" && key === "precision") return `precision ${show(value)} is not available yet; "fp32" is`;
+    if (call === "load" && key === "precision")
+      return `precision ${show(value)} is not available yet; "fp32" is`;
     if (call === "stream" && key === "numBeams")
       return "numBeams must be 1: beam search knows no text before its end";
     if (call === "stream" && key === "numReturnSequences") return "numReturnSequences must be 1: a stream is one text";

@@ -8,7 +8,12 @@ import type { Parameters } from "../nn/parameters.js";
 import { SecondStage } from "./blip-2-bridge.js";
 import { Opt, optConfigSchema } from "./opt.js";
 import { qFormerConfigSchema } from "./q-former.js";
-import { bridgeNormEpsilon, visionConfigSchema, visionEncoder, type VisionEncoder } from "./vision-encoder.js";
+import {
+  bridgeNormEpsilon,
+  visionConfigSchema,
+  visionEncoder,
+  type VisionEncoder,
+} from "./vision-encoder.js";
 
 const schema = z.looseObject({
   model_type: z.literal("blip-2"),

@@ -22,12 +22,11 @@ function cubic(distance: number): number {
 }
 
 function tapsOf(from: number, to: number, alignCorners: boolean): Taps[] {
+  // Places are rounded to float32 at every step, as PyTorch does: over a steep table the difference shows.
+  const { fround } = Math;
+  const step = alignCorners ? (to > 1 ? fround((from - 1) / (to - 1)) : 0) : fround(from / to);
   return Array.from({ length: to }, (_, i) => {
-    const source = alignCorners
-      ? to === 1
-        ? 0
-        : (i * (from - 1)) / (to - 1)
-      : ((i + 0.5) * from) / to - 0.5;
+    const source = alignCorners ? fround(step * i) : fround(fround(step * (i + 0.5)) - 0.5);
     const first = Math.floor(source) - 1;
     const taps = [0, 1, 2, 3].map((k) => first + k);
     return {

@@ -106,7 +106,12 @@ export class Blip2Retriever {
     if (signal?.aborted) throw new InterruptedError("stopped on request");
     const device = Device.open(threads === undefined ? {} : { threads });
     try {
-      const runner = await RetrievalRunner.load(device, { ...published, vision_config: vision }, weights, signal);
+      const runner = await RetrievalRunner.load(
+        device,
+        { ...published, vision_config: vision },
+        weights,
+        signal,
+      );
       return new Blip2Retriever(device, runner, tokenizer, pictures, maxTextLength);
     } catch (error) {
       await device.close();
@@ -162,7 +167,10 @@ export class Blip2Retriever {
   }
 
   /** One row of unit length per query: Q x E numbers. The similarity to a text is the best row's. */
-  async embedImage(image: ImageSource | EncodedImage, options: RetrieverRunOptions = {}): Promise<Float32Array> {
+  async embedImage(
+    image: ImageSource | EncodedImage,
+    options: RetrieverRunOptions = {},
+  ): Promise<Float32Array> {
     const [embedding] = await this.embedImages([image], options);
     return embedding!;
   }
@@ -208,7 +216,8 @@ export class Blip2Retriever {
     const count = given.dims[0] ?? 0;
     requireDims("inputIds", given, [isMatching ? batch : count, given.dims[1] ?? 0]);
     const ones = int64Tensor(new BigInt64Array(given.data.length).fill(1n), given.dims);
-    const givenMask = inputs.attentionMask === undefined ? ones : integers("attentionMask", inputs.attentionMask);
+    const givenMask =
+      inputs.attentionMask === undefined ? ones : integers("attentionMask", inputs.attentionMask);
     requireDims("attentionMask", givenMask, given.dims);
     const imageToken = this.config.image_token_index ?? undefined;
     const ids = imageToken === undefined ? given : withoutImageTokens(given, imageToken, queries);
@@ -360,7 +369,10 @@ function bestCosine(queries: Float32Array, text: Float32Array): number {
 }
 
 /** logits: [N, 2], or [N, 1] of a model that stage 1 trained with one logit. */
-function matchOf({ data, dims }: HostTensor, row: number): Pick<ImageTextScore, "itmLogit" | "itmProbability"> {
+function matchOf(
+  { data, dims }: HostTensor,
+  row: number,
+): Pick<ImageTextScore, "itmLogit" | "itmProbability"> {
   const [, classes] = dims as readonly [number, number];
   const itmLogit = Number(data[row * classes + classes - 1]);
   const against = classes === 2 ? Number(data[row * classes]) : 0;
@@ -370,7 +382,9 @@ function matchOf({ data, dims }: HostTensor, row: number): Pick<ImageTextScore, 
 function transposed({ data, dims }: HostTensor): HostTensor {
   const [rows, columns] = dims as readonly [number, number];
   return float32Tensor(
-    Float32Array.from(data as Float32Array, (_, i) => Number(data[(i % rows) * columns + Math.floor(i / rows)])),
+    Float32Array.from(data as Float32Array, (_, i) =>
+      Number(data[(i % rows) * columns + Math.floor(i / rows)]),
+    ),
     [columns, rows],
   );
 }

@@ -107,7 +107,10 @@ export class RetrievalRunner {
       Array.from({ length: count }, (_, b) => b),
       [count],
     );
-    const { imageEmbeds } = await this.joint.run({ features, picture, ids: nothing, mask: nothing }, { signal });
+    const { imageEmbeds } = await this.joint.run(
+      { features, picture, ids: nothing, mask: nothing },
+      { signal },
+    );
     return imageEmbeds!;
   }
 

@@ -248,9 +248,9 @@ describe("load", () => {
       /vision_config.hidden_act is "mish"/,
     ],
     [
-      "another picture size",
-      { files: { "preprocessor_config.json": { size: { height: 8, width: 8 } } } },
-      /size is 8 x 8: 16 x 16 is required/,
+      "an oblong picture size",
+      { files: { "preprocessor_config.json": { size: { height: 8, width: 16 } } } },
+      /size is 16 x 8: a square is required/,
     ],
     [
       "a broken generation_config",

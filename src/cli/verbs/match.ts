@@ -14,8 +14,16 @@ export const match = defineVerb({
   },
   options: {
     model: { type: "string", value: "FOLDER", help: "the model's folder; the bundled model if not given" },
-    imageSize: { type: "integer", min: 1, help: "side in pixels to which the picture is resized; the model's own" },
-    maxTextLength: { type: "integer", min: 3, help: "cut texts to so many tokens; nothing is cut if not given" },
+    imageSize: {
+      type: "integer",
+      min: 1,
+      help: "side in pixels to which the picture is resized; the model's own",
+    },
+    maxTextLength: {
+      type: "integer",
+      min: 3,
+      help: "cut texts to so many tokens; nothing is cut if not given",
+    },
   },
   jsonKeys: {
     image: "the path as given",
@@ -32,9 +40,12 @@ export const match = defineVerb({
   async run({ output, progress, signal }, { operands: { image, text: texts }, options }) {
     const { model: folder = bundledModel, imageSize, maxTextLength } = options;
     const { Blip2Retriever } = await import("../../index.js");
+    const { loadImage } = await import("../../images/load-image.js");
+    // First, because it is quick to say that a picture is not there.
+    const picture = await loadImage(image);
     await using retriever = await Blip2Retriever.load(folder, { imageSize, maxTextLength, signal });
     progress.update({ label: "match", step: 0, total: texts.length });
-    const scores = await retriever.scoreTexts(image, texts, { signal });
+    const scores = await retriever.scoreTexts({ ...picture, channels: 3 }, texts, { signal });
     for (const [i, { itc, itmLogit, itmProbability }] of scores.entries()) {
       const text = texts[i]!;
       output.record(
