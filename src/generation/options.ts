@@ -111,7 +111,8 @@ export function checkOptions(call: keyof typeof schemas, options: unknown): void
       return `precision ${show(value)} is not available yet; "fp32" is`;
     if (call === "stream" && key === "numBeams")
       return "numBeams must be 1: beam search knows no text before its end";
-    if (call === "stream" && key === "numReturnSequences") return "numReturnSequences must be 1: a stream is one text";
+    if (call === "stream" && key === "numReturnSequences")
+      return "numReturnSequences must be 1: a stream is one text";
     return undefined;
   });
 }

@@ -29,9 +29,9 @@ describe("position tables equal torch.nn.functional.interpolate", async () => {
   it.each(Object.keys(inputs))("%s", (name) => {
     const [from, to] = name.split("-").map(Number) as [number, number];
     const plain = resizePositions(inputs[name]!, from, to, false);
-    expectClose(name, plain, outputs[name], { within: 2e-6 });
+    expectClose(name, plain, outputs[name], { within: 5e-6 });
     const aligned = resizePositions(inputs[name]!, from, to, true);
-    expectClose(`${name} aligned`, aligned, outputs[`${name}-aligned`], { within: 2e-6 });
+    expectClose(`${name} aligned`, aligned, outputs[`${name}-aligned`], { within: 5e-6 });
   });
 });
 
