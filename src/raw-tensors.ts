@@ -1,12 +1,6 @@
 /** Tensors as callers of `forward` bring them, checked and brought into the form that the programs take. */
 import { UserError } from "./errors.js";
-import {
-  elementCount,
-  float32Tensor,
-  int64Tensor,
-  type HostTensor,
-  type TypedArray,
-} from "./host-tensor.js";
+import { elementCount, float32Tensor, int64Tensor, type HostTensor, type TypedArray } from "./host-tensor.js";
 
 /** A tensor as callers have it; numbers are converted to the type that is needed. */
 export interface RawTensor {
