@@ -10,6 +10,8 @@ export interface PeerAnswer {
   readonly seconds: readonly number[];
   readonly loss: number | null;
   readonly peak_rss_bytes: number;
+  /** The peak after the imports. */
+  readonly start_rss_bytes: number;
   readonly versions: Readonly<Record<string, string>>;
 }
 

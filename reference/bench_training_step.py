@@ -10,7 +10,8 @@ Other options: --precision fp32|bf16 (autocast), --threads 2, --seed 0, --repeat
 With --repeats N it does one untimed step, then N timed ones, prints one line of JSON and ends. Without, it serves:
 after one untimed step it prints a line of JSON with "ready": true, then answers every line `run N` on stdin with one
 line, so that two programs can take turns; it ends at the end of stdin. A line of JSON holds
-  work, precision, threads, seconds (one number per step), loss, peak_rss_bytes, versions
+  work, precision, threads, seconds (one number per step), loss, peak_rss_bytes, start_rss_bytes (the peak when
+  everything was imported and nothing made), versions
 or "error". --save writes the weights and inputs (`weights/...`, `inputs/...`) and the fp32 loss (`outputs/loss`), so
 that the other side can start from the same numbers.
 """
@@ -107,6 +108,11 @@ def stage1(source: torch.Generator, size: dict):
     return weights, inputs, loss
 
 
+def peak_rss() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", choices=["postnorm", "stage1"], required=True)
@@ -122,6 +128,7 @@ def main() -> None:
     if options.repeats is not None and options.repeats < 1:
         parser.error("--repeats must be at least 1")
     torch.set_num_threads(options.threads)
+    start_rss = peak_rss()
     source = torch.Generator().manual_seed(options.seed)
     if options.work == "postnorm":
         weights, inputs, compute = postnorm(source)
@@ -149,14 +156,14 @@ def main() -> None:
 
     def answer(count: int, **extra) -> None:
         done = [step() for _ in range(count)]
-        unit = 1 if sys.platform == "darwin" else 1024
         line = {
             "work": options.work,
             "precision": options.precision,
             "threads": torch.get_num_threads(),
             "seconds": [seconds for seconds, _ in done],
             "loss": done[-1][1] if done else None,
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+            "peak_rss_bytes": peak_rss(),
+            "start_rss_bytes": start_rss,
             "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
             **extra,
         }

@@ -40,8 +40,20 @@ export type Weights = ReadonlyMap<string, HostTensor>;
  * folds that at load). Throws a `UserError` that names all weights that are missing or misshapen.
  */
 export function emit(outputs: Readonly<Record<string, Tensor>>, weights: Weights = new Map()): EmittedModel {
-  const order = topologicalOrder(Object.values(outputs));
+  const order = topologicalOrder(deepestFirst(Object.values(outputs)));
   return new ModelWriter(weights, order, outputs).write();
+}
+
+/**
+ * The runtime carries out what the last node needs first. So outputs go from the longest way to the shortest: gradients
+ * are then made layer by layer on the way back, and what belongs to a layer is freed before the next is begun.
+ */
+function deepestFirst(roots: readonly Tensor[]): readonly Tensor[] {
+  const depths = new Map<Node, number>();
+  for (const node of topologicalOrder(roots)) {
+    depths.set(node, 1 + Math.max(0, ...node.inputs.map((child) => depths.get(child.node)!)));
+  }
+  return roots.toSorted((a, b) => depths.get(b.node)! - depths.get(a.node)!);
 }
 
 const bytesOf = (value: HostTensor): Uint8Array =>

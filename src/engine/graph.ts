@@ -44,6 +44,7 @@ export interface OpAttributes {
   // Activations.
   relu: Nothing;
   gelu: { readonly approximate: "none" | "tanh" };
+  normalShare: Nothing;
   geluSlope: Nothing;
   quickGelu: Nothing;
   softmax: Nothing;

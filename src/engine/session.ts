@@ -108,9 +108,17 @@ export class Device {
     );
   }
 
-  /** Stores tensors in the worker under slot names. */
-  async put(tensors: HostTensors): Promise<void> {
-    await this.request({ verb: "put", tensors: compact(tensors) });
+  /**
+   * Stores tensors in the worker under slot names. With `handOver` the caller gives up their buffers, which spares a
+   * copy: their data are empty afterwards.
+   */
+  async put(tensors: HostTensors, { handOver = false } = {}): Promise<void> {
+    const owned = compact(tensors);
+    const buffers = Object.values(owned).map(({ data }) => data.buffer);
+    await this.request(
+      { verb: "put", tensors: owned },
+      handOver ? buffers.filter((buffer) => buffer instanceof ArrayBuffer) : [],
+    );
   }
 
   /** Copies of resident tensors. */

@@ -166,6 +166,14 @@ const opTests: { readonly [K in OpName]: OpTest | string } = {
       ...(await goldenCases("gelu_tanh", ({ x }) => ops.gelu(x!, "tanh"))),
     ],
   },
+  // Values of the standard normal table.
+  normalShare: own({
+    label: "the share below",
+    inputs: { x: floats(-3, -1, 0, 1, 2) },
+    build: ({ x }) => ops.normalShare(x!),
+    differentiate: [],
+    output: floats(0.001349898, 0.1586552539, 0.5, 0.8413447461, 0.9772498681),
+  }),
   geluSlope: {
     cases: async () => {
       const cases = await goldenCases("gelu", ({ x }) => ops.geluSlope(x!));

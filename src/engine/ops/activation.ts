@@ -1,8 +1,10 @@
 /** Activations, softmax and normalisations: the ops whose kernels the runtime fuses. */
 import { InternalError } from "../../errors.js";
 import { showShape } from "../dims.js";
-import { makeNode, makeTensor, type OpName, type Tensor } from "../graph.js";
-import { single, type GradientContext, type RuleTable } from "./rule.js";
+import { makeNode, makeTensor, type Node, type OpName, type Tensor } from "../graph.js";
+import { mul } from "./elementwise.js";
+import { reshape } from "./movement.js";
+import { single, type Emitter, type GradientContext, type RuleTable } from "./rule.js";
 
 export function relu(x: Tensor): Tensor {
   return makeTensor("relu", [x], {}, x.dtype, x.shape);
@@ -13,9 +15,32 @@ export function gelu(x: Tensor, approximate: "none" | "tanh" = "none"): Tensor {
   return makeTensor("gelu", [x], { approximate }, x.dtype, x.shape);
 }
 
+/** The normal distribution's share below x, Phi(x) = (1 + erf(x / sqrt 2)) / 2. */
+export function normalShare(x: Tensor): Tensor {
+  const known = normalShares.get(x) ?? makeTensor("normalShare", [x], {}, x.dtype, x.shape);
+  normalShares.set(x, known);
+  return known;
+}
+
+/** One for each x, as two gradients read it. */
+const normalShares = new WeakMap<Tensor, Tensor>();
+
 /** The derivative of the exact gelu: Phi(x) + x phi(x), with the normal distribution's Phi and its density phi. */
 export function geluSlope(x: Tensor): Tensor {
-  return makeTensor("geluSlope", [x], {}, x.dtype, x.shape);
+  return makeTensor("geluSlope", [x, normalShare(x)], {}, x.dtype, x.shape);
+}
+
+/**
+ * What a gradient reads in place of `x`. The exact gelu's output is the widest value of a transformer; made again from
+ * what the gradient of gelu needs anyway, it costs one product and does not stay in memory until then.
+ * @public Gradient rules call it through their context.
+ */
+export function madeAgain(x: Tensor): Tensor {
+  const source = x.node.kind === "reshape" ? x.node.inputs[0]! : x;
+  if (source.node.kind !== "gelu") return x;
+  const { node } = source as Tensor & { readonly node: Node<"gelu"> };
+  if (node.attributes.approximate !== "none") return x;
+  return reshape(mul(node.inputs[0]!, normalShare(node.inputs[0]!)), x.shape);
 }
 
 /** x * sigmoid(1.702 x), the activation of the original CLIP. */
@@ -63,8 +88,21 @@ export function rmsNorm(x: Tensor, weight: Tensor, epsilon: number): Tensor {
   ])[0]!;
 }
 
+function times(emitter: Emitter, a: string, value: number): string {
+  const factor = emitter.constant({ dtype: "float32", dims: [], data: Float32Array.of(value) });
+  return emitter.node("Mul", [a, factor]);
+}
+
 export const activationRules: RuleTable<
-  "relu" | "gelu" | "geluSlope" | "quickGelu" | "softmax" | "logSoftmax" | "layerNorm" | "rmsNorm"
+  | "relu"
+  | "gelu"
+  | "normalShare"
+  | "geluSlope"
+  | "quickGelu"
+  | "softmax"
+  | "logSoftmax"
+  | "layerNorm"
+  | "rmsNorm"
 > = {
   relu: {
     emit: single("Relu"),
@@ -89,18 +127,19 @@ export const activationRules: RuleTable<
       return [ops.mul(upstream, geluSlope(x!))];
     },
   },
-  geluSlope: {
+  normalShare: {
     emit: (emitter, _node, [x], outputs) => {
-      const times = (a: string, value: number): string => {
-        const factor = emitter.constant({ dtype: "float32", dims: [], data: Float32Array.of(value) });
-        return emitter.node("Mul", [a, factor]);
-      };
-      const erf = emitter.node("Erf", [times(x!, Math.SQRT1_2)]);
+      const erf = emitter.node("Erf", [times(emitter, x!, Math.SQRT1_2)]);
       // (1 + erf) / 2 in one pass: the clamp to [0, 1] has nothing to do.
-      const cumulative = emitter.node("HardSigmoid", [erf], { alpha: { float: 0.5 }, beta: { float: 0.5 } });
-      const density = emitter.node("Exp", [emitter.node("Mul", [x!, times(x!, -0.5)])]);
-      const tilted = times(emitter.node("Mul", [x!, density]), 1 / Math.sqrt(2 * Math.PI));
-      emitter.node("Add", [cumulative, tilted], {}, { outputs });
+      emitter.node("HardSigmoid", [erf], { alpha: { float: 0.5 }, beta: { float: 0.5 } }, { outputs });
+    },
+    gradient: "its derivative is not implemented",
+  },
+  geluSlope: {
+    emit: (emitter, _node, [x, share], outputs) => {
+      const density = emitter.node("Exp", [emitter.node("Mul", [x!, times(emitter, x!, -0.5)])]);
+      const tilted = times(emitter, emitter.node("Mul", [x!, density]), 1 / Math.sqrt(2 * Math.PI));
+      emitter.node("Add", [share!, tilted], {}, { outputs });
     },
     gradient: "its own derivative is not implemented",
   },

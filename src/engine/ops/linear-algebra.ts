@@ -62,8 +62,8 @@ export const linearAlgebraRules: RuleTable<"gemm" | "matmul"> = {
           : undefined,
         wants[1]
           ? transB
-            ? ops.gemm(g, a!, { transA: true, transB: transA })
-            : ops.gemm(a!, g, { transA: !transA })
+            ? ops.gemm(g, ops.madeAgain(a!), { transA: true, transB: transA })
+            : ops.gemm(ops.madeAgain(a!), g, { transA: !transA })
           : undefined,
         wants[2] && bias ? ops.sumTo(g, bias.shape) : undefined,
       ];
