@@ -53,6 +53,10 @@ export const languageModelConfigSchema = z
      * is asked about then stands next to the answer, which is the form that is learnt first.
      */
     bareShare: z.number().min(0).max(1).default(0.5),
+    /** Share of the questions of a type that are asked; all of a type that is not named. */
+    typeShares: z.record(z.string(), z.number().min(0).max(1)).default({}),
+    /** Types of question that few texts ask: every other sequence is made of one that does. */
+    focus: z.array(z.string()).default([]),
     /**
      * Over these first steps the descriptions grow: from the shortest quarter of the corpus to all of it. Looking
      * something up is found far sooner where there is little to look in.
@@ -116,6 +120,14 @@ export async function languageModelTask(
   const writer = new SequenceWriter(tokenizer);
   const passes = new ShuffledPasses(train.length, config.seed);
   const byLength = train.toSorted((a, b) => a.description.length - b.description.length);
+  const focused = byLength.filter(({ questions }) =>
+    questions.some(({ type }) => config.focus.includes(type)),
+  );
+  if (config.focus.length > 0 && focused.length === 0) {
+    throw new UserError(
+      `${config.data}: no training text asks a question of type ${config.focus.join(", ")}`,
+    );
+  }
   const partSize = config.batchSize / config.accumulate;
   const measure = await answerMeasure(device, parameters, model, writer, test);
   return {
@@ -131,8 +143,9 @@ export async function languageModelTask(
       const rows = Array.from({ length: partSize }, (_, i) => {
         const position = step * config.batchSize + part * partSize + i;
         const { item } = passes.at(position);
+        const texts = focused.length > 0 && position % 2 === 1 ? focused : byLength;
         return writer.sequence(
-          byLength[Math.floor(item * share)]!,
+          texts[Math.floor(item * share * (texts.length / train.length))]!,
           new Random("sequence", config.seed, position),
           config,
         );
@@ -184,7 +197,7 @@ export class SequenceWriter {
   sequence(
     { description, captions, questions }: DescribedScene,
     random: Random,
-    shares: Pick<LanguageModelConfig, "echoShare" | "captionShare" | "bareShare">,
+    shares: Pick<LanguageModelConfig, "echoShare" | "captionShare" | "bareShare" | "typeShares">,
   ): TokenRow {
     const ids = this.opening(description, random);
     const labels = ids.map(() => ignoreIndex);
@@ -192,12 +205,14 @@ export class SequenceWriter {
       ids.push(...prompt, ...answer, this.newline);
       labels.push(...prompt.map(() => ignoreIndex), ...answer, this.newline);
     };
-    const asked = questions.map(({ question, answer }) => {
+    const isAsked = (share: number): boolean => share === 1 || random.chance(share);
+    const chosen = questions.filter(({ type }) => isAsked(shares.typeShares[type] ?? 1));
+    const asked = chosen.map(({ question, answer }) => {
       const prompt = random.chance(shares.bareShare) ? question.replace(/\?$/, "") : questionPrompt(question);
       return () => append(this.ids(prompt), this.ids(answer));
     });
     const told = [random.pick(captions)]
-      .filter(() => shares.captionShare === 1 || random.chance(shares.captionShare))
+      .filter(() => isAsked(shares.captionShare))
       .map((caption) => () => append([], this.ids(caption)));
     const echoed = random.chance(shares.echoShare) ? [() => append([], this.description(description))] : [];
     for (const write of [...echoed, ...random.shuffle([...asked, ...told])]) write();
