@@ -8,10 +8,6 @@ import { packageRoot } from "./package-root.js";
 /** The model that comes with the package. */
 export const bundledModel = fileURLToPath(new URL("models/scenes-opt", packageRoot));
 
-export const modelOption = {
-  model: { type: "string", value: "FOLDER", help: "the model's folder; the bundled model if not given" },
-} as const satisfies Options;
-
 /** What a verb for which nothing else is said takes from the model's generation_config.json. */
 export const generationOptions = {
   beams: {

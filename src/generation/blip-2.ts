@@ -1,4 +1,5 @@
 /** BLIP-2 as callers use it: pictures and prompts in, texts out. */
+import { findModel, type HubOptions } from "../checkpoints/hub.js";
 import { readModelFolder, type ModelFolder } from "../checkpoints/model-folder.js";
 import { Device, input, type Program } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
@@ -33,7 +34,7 @@ import type { SearchSettings } from "./search.js";
 import type { Prompt, Stepper } from "./stepper.js";
 import { TextWriter } from "./text-writer.js";
 
-export interface LoadOptions {
+export interface LoadOptions extends HubOptions {
   /** How weights are held and multiplied; "fp32" for now. */
   readonly precision?: "fp32";
   /** Default: the CPUs that this process may use. */
@@ -132,14 +133,16 @@ export class Blip2 {
   ) {}
 
   /**
-   * Loads a model folder as published on the Hugging Face hub for `Blip2ForConditionalGeneration` with OPT; its image
-   * encoder may be CLIP's too.
+   * Loads a model as published on the Hugging Face hub for `Blip2ForConditionalGeneration` with OPT; its image encoder
+   * may be CLIP's too. `name` is a folder, or else the model of this name on the hub, such as "Salesforce/blip2-opt-2.7b",
+   * which is fetched into the hub's cache.
    * Throws `UserError` naming the file and what does not fit.
    */
-  static async load(folder: string, options: LoadOptions = {}): Promise<Blip2> {
+  static async load(name: string, options: LoadOptions = {}): Promise<Blip2> {
     checkOptions("load", options);
-    const { threads, signal, imageSize } = options;
-    const opened = await openFolder(folder);
+    const { precision: _, threads, imageSize, ...hub } = options;
+    const { signal } = hub;
+    const opened = await readModelFolder(await findModel(name, hub));
     const where = (file: string): string => `${opened.path}/${file}`;
     const published = blip2Config(opened.config, where("config.json"));
     const { vision, pictures, weights } = sizedVision(opened, published.vision_config, imageSize);
@@ -376,20 +379,5 @@ export class Blip2 {
     });
     const { loss } = await (await this.lossProgram).run({ logits, labels }, { signal });
     return loss!;
-  }
-}
-
-async function openFolder(folder: string): Promise<ModelFolder> {
-  try {
-    return await readModelFolder(folder);
-  } catch (error) {
-    const cause = (error as { cause?: { code?: unknown } } | undefined)?.cause;
-    const isHubId = /^[\w.-]+\/[\w.-]+$/.test(folder);
-    if (!(error instanceof UserError) || cause?.code !== "ENOENT" || !isHubId) throw error;
-    throw new UserError(
-      `${folder}: this folder does not exist; a model of this name on the Hugging Face hub must be downloaded first, ` +
-        "then give the folder",
-      { cause: error },
-    );
   }
 }

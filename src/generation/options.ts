@@ -68,6 +68,7 @@ const settings = {
   signal: z.instanceof(AbortSignal).optional(),
 };
 const anything = z.custom<unknown>((value) => value !== undefined, "is required");
+const callback = z.custom<unknown>((value) => typeof value === "function", "must be a function");
 const { numBeams: _, numReturnSequences: __, ...streamSettings } = settings;
 
 /** The options of each call, by its name. */
@@ -77,6 +78,9 @@ const schemas = {
     threads: z.int().min(1).optional(),
     imageSize: z.int().min(1).optional(),
     signal: settings.signal,
+    revision: z.string().optional(),
+    onDownload: callback.optional(),
+    onNotice: callback.optional(),
   }),
   generate: z.strictObject({ image: anything, prompt: z.string().optional(), ...settings }),
   generateBatch: z.strictObject({

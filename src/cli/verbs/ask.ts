@@ -1,4 +1,5 @@
-import { bundledModel, generationOptions, generationSettings, modelOption } from "../generation-options.js";
+import { bundledModel, generationOptions, generationSettings } from "../generation-options.js";
+import { modelFolder, modelOptions } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 export const ask = defineVerb({
@@ -9,7 +10,7 @@ export const ask = defineVerb({
     question: { repeated: true, help: "what to answer, each question for itself" },
   },
   options: {
-    ...modelOption,
+    ...modelOptions,
     promptFormat: {
       type: "string",
       help: 'how a question is put, with {} where it goes; "Question: {} Answer:", for T5 "Question: {} Short answer:"',
@@ -34,12 +35,14 @@ export const ask = defineVerb({
     'blip2 ask photo.jpg "how many people are there?" "is it day or night?" --json',
   ],
 
-  async run({ output, progress, signal }, { operands: { image, question: questions }, options }) {
-    const { model: folder = bundledModel, promptFormat } = options;
+  async run(context, { operands: { image, question: questions }, options }) {
+    const { output, progress, signal } = context;
+    const { model: name = bundledModel, revision, promptFormat } = options;
     const settings = generationSettings("ask", options);
     const { Blip2 } = await import("../../index.js");
     const { answerSettings, questionFormat, questionPrompt } = await import("../../generation/questions.js");
     if (promptFormat !== undefined) questionPrompt(promptFormat, "");
+    const folder = await modelFolder(context, name, revision);
     await using model = await Blip2.load(folder, { signal });
     const languageModel = model.config.text_config.model_type;
     const usual = answerSettings(languageModel);

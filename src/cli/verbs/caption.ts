@@ -1,5 +1,6 @@
 import { UserError } from "../../errors.js";
-import { bundledModel, generationOptions, generationSettings, modelOption } from "../generation-options.js";
+import { bundledModel, generationOptions, generationSettings } from "../generation-options.js";
+import { modelFolder, modelOptions } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 export const caption = defineVerb({
@@ -7,7 +8,7 @@ export const caption = defineVerb({
   summary: "say what pictures show",
   operands: { image: { repeated: true, help: "picture files (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" } },
   options: {
-    ...modelOption,
+    ...modelOptions,
     prompt: { type: "string", help: 'what the caption goes on from, such as "a photo of"' },
     ...generationOptions,
     numCaptions: {
@@ -27,10 +28,12 @@ export const caption = defineVerb({
     "blip2 caption photo.jpg",
     'blip2 caption *.png --prompt "a photo of" --beams 3 --json',
     "blip2 caption photo.jpg --sample --top-p 0.9 --seed 7 --num-captions 5",
+    "blip2 caption photo.jpg --model Salesforce/blip2-opt-2.7b",
   ],
 
-  async run({ output, progress, log, signal }, { operands: { image: paths }, options }) {
-    const { model: folder = bundledModel, prompt, numCaptions } = options;
+  async run(context, { operands: { image: paths }, options }) {
+    const { output, progress, log, signal } = context;
+    const { model: name = bundledModel, revision, prompt, numCaptions } = options;
     const settings = generationSettings("caption", options);
     if (!options.sample && (numCaptions ?? 1) > (options.beams ?? Infinity)) {
       throw new UserError(
@@ -40,6 +43,7 @@ export const caption = defineVerb({
     }
     const { Blip2 } = await import("../../index.js");
     const { loadImage } = await import("../../images/load-image.js");
+    const folder = await modelFolder(context, name, revision);
     await using model = await Blip2.load(folder, { signal });
     let failures = 0;
     for (const [step, image] of paths.entries()) {

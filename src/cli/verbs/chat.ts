@@ -1,5 +1,6 @@
 import { createInterface } from "node:readline";
-import { bundledModel, generationOptions, generationSettings, modelOption } from "../generation-options.js";
+import { bundledModel, generationOptions, generationSettings } from "../generation-options.js";
+import { modelFolder, modelOptions } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 export const chat = defineVerb({
@@ -7,7 +8,7 @@ export const chat = defineVerb({
   summary: "talk about a picture: each line that is read is a question, asked behind the ones before",
   operands: { image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" } },
   options: {
-    ...modelOption,
+    ...modelOptions,
     promptFormat: {
       type: "string",
       help: 'how a question is put, with {} where it goes; "Question: {} Answer:", for T5 "Question: {} Short answer:"',
@@ -23,10 +24,12 @@ export const chat = defineVerb({
   },
   examples: ["blip2 chat photo.jpg", "blip2 chat photo.jpg --json < questions.txt"],
 
-  async run({ input, isInteractive, output, log, signal }, { operands: { image }, options }) {
-    const { model: folder = bundledModel, promptFormat: format } = options;
+  async run(context, { operands: { image }, options }) {
+    const { input, isInteractive, output, log, signal } = context;
+    const { model: name = bundledModel, revision, promptFormat: format } = options;
     const { numBeams = 1, ...settings } = generationSettings("chat", options);
     const { Blip2 } = await import("../../index.js");
+    const folder = await modelFolder(context, name, revision);
     await using model = await Blip2.load(folder, { signal });
     await using talk = await model.chat({ image, format, signal });
     const invite = (): void => {

@@ -3,8 +3,9 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { UserError } from "../../errors.js";
 import { packageRoot } from "../package-root.js";
+import { modelFolder, modelOptions } from "../model-option.js";
 import { defineVerb } from "../verb.js";
-import { bundledModel, modelOption } from "../generation-options.js";
+import { bundledModel } from "../generation-options.js";
 
 const samples = fileURLToPath(new URL("samples", packageRoot));
 
@@ -18,7 +19,7 @@ export const demo = defineVerb({
       default: "demo/index.html",
       help: "the page; its folder is made if need be",
     },
-    ...modelOption,
+    ...modelOptions,
   },
   jsonKeys: {
     picture: "the file's name in samples/",
@@ -27,11 +28,13 @@ export const demo = defineVerb({
   },
   examples: ["blip2 demo", "blip2 demo --out /tmp/demo.html"],
 
-  async run({ output, progress, log, signal }, { options: { out, model: folder = bundledModel } }) {
+  async run(context, { options: { out, model: name = bundledModel, revision } }) {
+    const { output, progress, log, signal } = context;
     const { Blip2 } = await import("../../index.js");
     const { writeFileAtomic } = await import("../../checkpoints/atomic-write.js");
     const names = (await readdir(samples)).filter((name) => /\.(png|jpe?g|webp)$/.test(name)).sort();
     if (names.length === 0) throw new UserError(`${samples}: holds no pictures; install the package again`);
+    const folder = await modelFolder(context, name, revision);
     const started = performance.now();
     await using model = await Blip2.load(folder, { signal });
     const loadSeconds = seconds(started);
@@ -44,7 +47,7 @@ export const demo = defineVerb({
       shown.push({ picture, caption: text, seconds: seconds(begun), bytes });
     }
     await mkdir(path.dirname(path.resolve(out)), { recursive: true });
-    await writeFileAtomic(out, page(shown, { model: path.basename(folder), loadSeconds }));
+    await writeFileAtomic(out, page(shown, { model: path.basename(name), loadSeconds }));
     output.table(shown.map(({ picture, caption, seconds: taken }) => ({ picture, caption, seconds: taken })));
     log(`${out}: the pictures with their captions; open it in a browser`);
   },

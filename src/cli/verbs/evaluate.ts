@@ -1,4 +1,5 @@
 import { UserError } from "../../errors.js";
+import { modelFolder, requiredModelOptions } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 /** What can be evaluated, and which options apply to it besides those that apply to all. */
@@ -18,7 +19,7 @@ export const evaluate = defineVerb({
     task: { choices: taskNames, help: "what to measure" },
   },
   options: {
-    model: { type: "string", value: "FOLDER", required: true, help: "the model" },
+    ...requiredModelOptions,
     data: { type: "string", value: "FOLDER", required: true, help: "a folder made by blip2 scenes" },
     split: {
       type: "enum",
@@ -70,16 +71,18 @@ export const evaluate = defineVerb({
     "blip2 evaluate vision --model runs/vision/model --towers runs/vision/towers --data runs/scenes",
   ],
 
-  async run({ output, progress, signal }, { operands: { task }, options }) {
-    const { model, data, split = "test", limit, beams, towers, out, threads } = options;
+  async run(context, { operands: { task }, options }) {
+    const { output, progress, signal } = context;
+    const { model: name, revision, data, split = "test", limit, beams, towers, out, threads } = options;
     const applies: readonly string[] = tasks[task];
     const idle = (["split", "beams", "towers", "out"] as const).filter(
-      (name) => options[name] !== undefined && !applies.includes(name),
+      (option) => options[option] !== undefined && !applies.includes(option),
     );
     if (idle.length > 0) {
       const names = idle.map((name) => `--${name}`).join(", ");
       throw new UserError(`evaluate: ${names} does not apply to ${task}`, { exitCode: 2 });
     }
+    const model = await modelFolder(context, name, revision);
     const common = {
       model,
       data,

@@ -1,0 +1,114 @@
+/**
+ * One process at a time, by a file that exists as long as the work lasts. A holder that dies is noticed: at once on this
+ * machine, and elsewhere because the file is no longer touched. Meant to save work, not to keep data whole: after a
+ * long standstill of its holder a lock may be taken from it.
+ */
+import { randomUUID } from "node:crypto";
+import { open, readFile, rename, rm, stat, utimes } from "node:fs/promises";
+import { hostname } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+import { InterruptedError } from "../errors.js";
+import { codeOf, isAlive } from "./atomic-write.js";
+
+const touchEvery = 5_000; // ms
+const lookEvery = 200; // ms
+
+export interface LockOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Called once if another process holds the lock. */
+  readonly onWait?: () => void;
+  /** Untouched for so long, a lock is abandoned. Milliseconds. */
+  readonly abandonedAfter?: number;
+}
+
+/** Runs `work` while holding the lock file `path`, whose folder must exist. Throws `InterruptedError` while it waits. */
+export async function withLockFile<T>(
+  path: string,
+  work: () => Promise<T>,
+  options: LockOptions = {},
+): Promise<T> {
+  const mine = await acquire(path, options);
+  const touch = (): void => void utimes(path, new Date(), new Date()).catch(() => undefined);
+  const timer = setInterval(touch, touchEvery);
+  timer.unref();
+  try {
+    return await work();
+  } finally {
+    clearInterval(timer);
+    if ((await look(path))?.content === mine) await rm(path, { force: true });
+  }
+}
+
+async function acquire(
+  path: string,
+  { signal, onWait, abandonedAfter = 30_000 }: LockOptions,
+): Promise<string> {
+  const mine = JSON.stringify({ host: hostname(), pid: process.pid, token: randomUUID() });
+  let [seen, since] = ["", 0];
+  for (let tries = 0; ; tries++) {
+    if (await create(path, mine)) return mine;
+    const found = await look(path);
+    if (found === undefined) continue;
+    // The clock of a shared disk may differ from ours: what counts is how long nothing has changed before our eyes.
+    const state = `${found.touched} ${found.content}`;
+    if (state !== seen) [seen, since] = [state, performance.now()];
+    if (isHolderDead(found.content) || performance.now() - since > abandonedAfter) {
+      await remove(path, found.content);
+      continue;
+    }
+    if (tries === 0) onWait?.();
+    try {
+      await sleep(lookEvery, undefined, { signal });
+    } catch {
+      throw new InterruptedError("stopped on request");
+    }
+  }
+}
+
+async function create(path: string, content: string): Promise<boolean> {
+  try {
+    const file = await open(path, "wx");
+    try {
+      await file.writeFile(content);
+    } finally {
+      await file.close();
+    }
+    return true;
+  } catch (error) {
+    if (codeOf(error) === "EEXIST") return false;
+    throw error;
+  }
+}
+
+async function look(path: string): Promise<{ content: string; touched: number } | undefined> {
+  try {
+    return { content: await readFile(path, "utf8"), touched: (await stat(path)).mtimeMs };
+  } catch (error) {
+    if (codeOf(error) === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+function isHolderDead(content: string): boolean {
+  try {
+    const { host, pid } = JSON.parse(content) as { host?: unknown; pid?: unknown };
+    return host === hostname() && typeof pid === "number" && !isAlive(pid);
+  } catch {
+    // Not written yet, or by a process that died in between; then its age will tell.
+    return false;
+  }
+}
+
+/** Deletes the abandoned lock, but not one that somebody else has put in its place meanwhile. */
+async function remove(path: string, content: string): Promise<void> {
+  const aside = `${path}.${randomUUID()}`;
+  try {
+    await rename(path, aside);
+  } catch (error) {
+    if (codeOf(error) === "ENOENT") return;
+    throw error;
+  }
+  const taken = await readFile(aside, "utf8");
+  if (taken !== content) await create(path, taken);
+  await rm(aside, { force: true });
+}

@@ -1,0 +1,39 @@
+/** `--model` and `--revision` of the verbs that work with a model, and the way from them to its folder. */
+import type { Context } from "./verb.js";
+
+const help = "a folder, or else the name of a model on the Hugging Face hub, which is fetched once";
+
+/** Spread into the options of a verb that has a bundled model to fall back on. */
+export const modelOptions = {
+  model: { type: "string", value: "MODEL", help: `${help}; the bundled model if not given` },
+  revision: { type: "string", help: "branch, tag or commit of a model on the hub; main if not given" },
+} as const;
+
+/** Spread into the options of a verb that needs to be told its model. */
+export const requiredModelOptions = {
+  model: { type: "string", value: "MODEL", required: true, help },
+  revision: modelOptions.revision,
+} as const;
+
+/** The folder of the model that was named: see `findModel`. Shows how far a download has come. */
+export async function modelFolder(
+  { progress, log, signal }: Context,
+  model: string,
+  revision: string | undefined,
+): Promise<string> {
+  const { findModel } = await import("../checkpoints/hub.js");
+  const folder = await findModel(model, {
+    revision,
+    signal,
+    onNotice: (notice) => log(`blip2: ${notice}`),
+    onDownload: ({ file, done, total }) =>
+      progress.update({
+        label: "fetch MiB",
+        step: Math.floor(done / 2 ** 20),
+        total: Math.ceil(total / 2 ** 20),
+        detail: file,
+      }),
+  });
+  progress.clear();
+  return folder;
+}
