@@ -14,17 +14,17 @@ const tokenizerFileNames = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
+  "added_tokens.json",
   "vocab.json",
   "merges.txt",
   "vocab.txt",
+  "spiece.model",
 ];
 
-/** The tokenizer files that a folder has, as texts by name, to be put into another folder. */
-export async function readTokenizerFiles(folder: string): Promise<Record<string, string>> {
+/** The tokenizer files that a folder has, as bytes by name, to be put into another folder. */
+export async function readTokenizerFiles(folder: string): Promise<Record<string, Uint8Array>> {
   const present = (await readdir(folder)).filter((name) => tokenizerFileNames.includes(name));
   return Object.fromEntries(
-    await Promise.all(
-      present.map(async (name) => [name, await readFile(join(folder, name), "utf8")] as const),
-    ),
+    await Promise.all(present.map(async (name) => [name, await readFile(join(folder, name))] as const)),
   );
 }

@@ -1,11 +1,10 @@
-/** Text to token ids and back, from a folder's tokenizer.json and tokenizer_config.json. */
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
+/** Text to token ids and back, from the tokenizer files of a folder. */
 import { Tokenizer as Backend } from "@huggingface/tokenizers";
 import { UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
-
-type JsonObject = Record<string, unknown>;
+import { contentOf, type JsonObject } from "./legacy-added-tokens.js";
+import { charsmapNormalizer } from "./precompiled-charsmap.js";
+import { readTokenizerFolder } from "./tokenizer-folder.js";
 
 /** How `encodeBatch` makes rows of equal length. */
 export interface BatchOptions {
@@ -47,30 +46,12 @@ export interface TextTokenizer {
 }
 
 /**
- * Loads the tokenizer of a model folder.
- * Throws `UserError` if tokenizer.json is missing or broken; tokenizer_config.json is required too, for its special tokens.
+ * Loads the tokenizer of a model folder: tokenizer.json, or without it vocab.json with merges.txt, vocab.txt, or spiece.model.
+ * tokenizer_config.json is required too, for its special tokens. Throws `UserError` if a file is missing or broken.
  */
 export async function loadTokenizer(folder: string): Promise<TextTokenizer> {
-  const path = join(folder, "tokenizer.json");
-  const config = await readJson(join(folder, "tokenizer_config.json"));
-  return createTokenizer(await readJson(path), config, path);
-}
-
-async function readJson(path: string): Promise<JsonObject> {
-  try {
-    return JSON.parse(await readFile(path, "utf8")) as JsonObject;
-  } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    const why =
-      code === "ENOENT"
-        ? "this file does not exist"
-        : code
-          ? `cannot be read (${code})`
-          : `not JSON (${message})`;
-    throw new UserError(`${path}: ${why}; a tokenizer needs tokenizer.json and tokenizer_config.json`, {
-      cause,
-    });
-  }
+  const { json, config, where } = await readTokenizerFolder(folder);
+  return createTokenizer(json, config, where);
 }
 
 /** A tokenizer from the two parsed files; `where` names the first one in errors. */
@@ -81,8 +62,10 @@ export function createTokenizer(
 ): TextTokenizer {
   let backend: Backend;
   try {
-    backend = new Backend(json, config);
+    backend = new Backend({ ...json, pre_tokenizer: splittingAtWhiteSpace(json["pre_tokenizer"]) }, config);
+    useCharsmaps(backend.normalizer as Normalizer | null, where);
   } catch (cause) {
+    if (cause instanceof UserError) throw cause;
     throw new UserError(`${where}: cannot be used as a tokenizer (${(cause as Error).message})`, { cause });
   }
   const vocabularySize = largestId(backend) + 1;
@@ -133,6 +116,34 @@ export function createTokenizer(
   };
 }
 
+/**
+ * The same pre-tokenizer with `WhitespaceSplit` spelt out as a pattern: the library takes JavaScript's `\s` for it, which
+ * lacks U+0085 and has U+FEFF; Python's tokenizers go by Unicode's White_Space.
+ */
+function splittingAtWhiteSpace(value: unknown): unknown {
+  const { type, pretokenizers } = (value ?? {}) as { type?: unknown; pretokenizers?: unknown };
+  if (type === "WhitespaceSplit") {
+    return { type: "Split", pattern: { Regex: "\\P{White_Space}+" }, behavior: "Removed", invert: true };
+  }
+  if (!Array.isArray(pretokenizers)) return value;
+  return { ...(value as object), pretokenizers: pretokenizers.map(splittingAtWhiteSpace) };
+}
+
+interface Normalizer {
+  readonly config?: { readonly type?: unknown; readonly precompiled_charsmap?: unknown };
+  /** The parts of a sequence. */
+  readonly normalizers?: readonly (Normalizer | null)[];
+  normalize(text: string): string;
+}
+
+/** Gives every `Precompiled` normaliser the replacements of its own map. */
+function useCharsmaps(normalizer: Normalizer | null, where: string): void {
+  for (const part of normalizer?.normalizers ?? []) useCharsmaps(part, where);
+  const { type, precompiled_charsmap: map } = normalizer?.config ?? {};
+  if (type !== "Precompiled" || typeof map !== "string" || map === "") return;
+  normalizer!.normalize = charsmapNormalizer(Buffer.from(map, "base64"), where);
+}
+
 function largestId(backend: Backend): number {
   let largest = -1;
   for (const id of backend.get_vocab().values()) largest = Math.max(largest, id);
@@ -142,11 +153,8 @@ function largestId(backend: Backend): number {
 function specialIdsOf(backend: Backend, config: JsonObject): TextTokenizer["specialIds"] {
   const ids: Partial<Record<"bos" | "eos" | "pad" | "unk" | "cls" | "sep", number>> = {};
   for (const role of ["bos", "eos", "pad", "unk", "cls", "sep"] as const) {
-    const value = config[`${role}_token`];
-    // Older configs hold an object with the token's flags.
-    const content =
-      typeof value === "string" ? value : (value as { content?: unknown } | null | undefined)?.content;
-    const id = typeof content === "string" ? backend.token_to_id(content) : undefined;
+    const content = contentOf(config[`${role}_token`]);
+    const id = content === undefined ? undefined : backend.token_to_id(content);
     if (id !== undefined) ids[role] = id;
   }
   return ids;

@@ -162,7 +162,7 @@ describe("loading", () => {
   it("names what is missing or broken", async () => {
     await expect(loadTokenizer(join(folder, "none"))).rejects.toThrow(
       new UserError(
-        `${folder}/none/tokenizer_config.json: this file does not exist; a tokenizer needs tokenizer.json and tokenizer_config.json`,
+        `${folder}/none/tokenizer_config.json: this file does not exist; a tokenizer needs tokenizer_config.json and one of tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model`,
       ),
     );
     expect(() => createTokenizer({}, {}, "m/tokenizer.json")).toThrowErrorMatchingInlineSnapshot(
