@@ -67,7 +67,10 @@ function isTrue(value: string | undefined): boolean {
 function expanded(path: string, env: Environment): string {
   return path
     .replace(/^~(?=$|[/\\])/, homedir())
-    .replace(/\$(\w+)|\$\{(\w+)\}/g, (whole, plain, braced) => env[String(plain ?? braced)] ?? String(whole));
+    .replace(
+      /\$(\w+)|\$\{(\w+)\}/g,
+      (whole: string, plain?: string, braced?: string) => env[plain ?? braced ?? ""] ?? whole,
+    );
 }
 
 async function readToken(env: Environment, file: string): Promise<string | undefined> {

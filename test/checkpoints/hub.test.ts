@@ -15,6 +15,7 @@ import {
   writeFile,
   type FileHandle,
 } from "node:fs/promises";
+import type * as FileSystem from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { scanCacheDir } from "@huggingface/hub";
@@ -26,7 +27,7 @@ import { InterruptedError, UserError } from "../../src/errors.js";
 import { gitHash, isLarge, LoopbackHub, refuse, sendBytes, sha256, type Model } from "./loopback-hub.js";
 
 vi.mock("node:fs/promises", async (load) => {
-  const original = await load<typeof import("node:fs/promises")>();
+  const original = await load<typeof FileSystem>();
   return { ...original, symlink: vi.fn(original.symlink) };
 });
 
@@ -553,6 +554,7 @@ describe("the disk", () => {
     const prototype = Object.getPrototypeOf(probe) as FileHandle;
     await probe.close();
     let left = bytes;
+    // eslint-disable-next-line typescript/unbound-method -- called with its own handle below
     const write = prototype.write as (
       this: FileHandle,
       ...args: unknown[]
