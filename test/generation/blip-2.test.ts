@@ -2,7 +2,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import sharp from "sharp";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { InterruptedError, UserError } from "../../src/errors.js";
 import { float32Tensor } from "../../src/host-tensor.js";
 import { Blip2, type GenerateOptions, type ImageSource } from "../../src/index.js";
@@ -312,14 +312,21 @@ describe("load", () => {
   it.each([
     [
       ["Salesforce/blip2-opt-2.7b"],
-      /Salesforce\/blip2-opt-2.7b: this folder does not exist; a model of this name on the Hugging Face hub/,
+      /^Salesforce\/blip2-opt-2.7b \(revision main\): there is no folder Salesforce\/blip2-opt-2.7b, and the cache \/no\/such\/cache has no copy/,
     ],
     [["/no/such/folder"], /\/no\/such\/folder: this folder does not exist/],
     [["/no/such/folder", { precision: "int8" }], /load: precision "int8" is not available yet/],
     [["/no/such/folder", { thread: 2 }], /load: unknown option thread; did you mean threads/],
   ])("refuses %j", async (words, message) => {
-    await expect(Blip2.load(...(words as [string]))).rejects.toThrow(UserError);
-    await expect(Blip2.load(...(words as [string]))).rejects.toThrow(message);
+    // No test asks the network.
+    vi.stubEnv("HF_HUB_OFFLINE", "1");
+    vi.stubEnv("HF_HUB_CACHE", "/no/such/cache");
+    try {
+      await expect(Blip2.load(...(words as [string]))).rejects.toThrow(UserError);
+      await expect(Blip2.load(...(words as [string]))).rejects.toThrow(message);
+    } finally {
+      vi.unstubAllEnvs();
+    }
   });
 
   it("stops on request", async () => {
