@@ -3,9 +3,9 @@
 Run from the repository root, with sentencepiece and protobuf installed beside transformers:
     python reference/legacy_tokenizers.py
 
-Each folder holds a tokenizer that was trained here (vocab.json with merges.txt, vocab.txt, spiece.model) and its
-tokenizer_config.json. golden.json holds what Python's transformers makes of the folders. A sentencepiece training names
-no time and no path, so a second run gives the same bytes.
+Each folder holds a small tokenizer that was made here (vocab.json with merges.txt, vocab.txt, or spiece.model) and its
+tokenizer_config.json. golden.json holds what Python's transformers makes of the folders. A second run gives the same
+bytes.
 """
 
 import io
@@ -95,29 +95,27 @@ def gpt2(folder):
     return GPT2Tokenizer
 
 
-def train_wordpiece(folder):
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=300, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    # The order among equals is the trainer's own affair, and changes from run to run: sort.
-    words = sorted(tokenizer.get_vocab(), key=lambda word: (not word.startswith("["), word))
-    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+def wordpiece(folder):
+    """Letters, beginnings and ends of words, and every other word. (The library's trainer differs from run to run.)"""
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words = sorted({word for text in CORPUS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))})
+    letters = {letter for word in words for letter in word}
+    pieces = letters | {f"##{letter}" for letter in letters}
+    pieces |= set(words[::2]) | {word[:3] for word in words} | {f"##{word[-2:]}" for word in words if len(word) > 3}
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(pieces)]
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in vocabulary))
 
 
 def bert(folder):
     """As bert-base-uncased."""
-    train_wordpiece(folder)
+    wordpiece(folder)
     write_json(folder / "tokenizer_config.json", {"do_lower_case": True})
     return BertTokenizer
 
 
 def bert_dec(folder):
     """As BLIP-2's first stage: [DEC] added behind BERT's vocabulary, case kept."""
-    train_wordpiece(folder)
+    wordpiece(folder)
     count = len((folder / "vocab.txt").read_text().splitlines())
     token = {"content": "[DEC]", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     write_json(folder / "tokenizer_config.json", {
