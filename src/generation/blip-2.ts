@@ -1,6 +1,6 @@
 /** BLIP-2 as callers use it: pictures and prompts in, texts out. */
 import { findModel, type HubOptions } from "../checkpoints/hub.js";
-import { readModelFolder, type ModelFolder } from "../checkpoints/model-folder.js";
+import { readModelFolder } from "../checkpoints/model-folder.js";
 import { Device, input, type Program } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";

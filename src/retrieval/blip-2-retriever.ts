@@ -2,6 +2,7 @@
  * Comparing pictures with texts, as callers use it (paper section 4.4). Two measures: the contrastive similarity of
  * two embeddings, cheap and made for indexes, and the matching head, which looks at picture and text together.
  */
+import { findModel } from "../checkpoints/hub.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
 import { Device } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
@@ -87,13 +88,14 @@ export class Blip2Retriever {
   ) {}
 
   /**
-   * Loads a model folder as published on the Hugging Face hub for `Blip2ForImageTextRetrieval`, or as `blip2 train
-   * stage1` writes it. Throws `UserError` naming the file and what does not fit.
+   * Loads a model as published on the Hugging Face hub for `Blip2ForImageTextRetrieval`, or as `blip2 train stage1`
+   * writes it: a folder, or else the model of this name on the hub, which is fetched into the hub's cache. Throws `UserError` naming the file and what does not fit.
    */
-  static async load(folder: string, options: RetrieverLoadOptions = {}): Promise<Blip2Retriever> {
+  static async load(name: string, options: RetrieverLoadOptions = {}): Promise<Blip2Retriever> {
     checkRetrieverOptions("load", options);
-    const { threads, signal, imageSize, maxTextLength } = options;
-    const opened = await readModelFolder(folder);
+    const { precision: _, threads, imageSize, maxTextLength, ...hub } = options;
+    const { signal } = hub;
+    const opened = await readModelFolder(await findModel(name, hub));
     const published = retrievalConfig(opened.config, `${opened.path}/config.json`);
     const { max_position_embeddings: positions } = published.qformer_config;
     if (maxTextLength !== undefined && maxTextLength > positions) {

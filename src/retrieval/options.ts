@@ -1,8 +1,9 @@
 /** What callers may ask of a `Blip2Retriever`, checked by name and value. */
 import { z } from "zod";
 import { checkAgainst, show } from "../check-options.js";
+import type { HubOptions } from "../checkpoints/hub.js";
 
-export interface RetrieverLoadOptions {
+export interface RetrieverLoadOptions extends HubOptions {
   /** How weights are held and multiplied; "fp32" for now. */
   readonly precision?: "fp32" | undefined;
   /** Default: the CPUs that this process may use. */
@@ -17,7 +18,6 @@ export interface RetrieverLoadOptions {
    * is cut, and a text that is longer than the model's position table (512 as published) is refused.
    */
   readonly maxTextLength?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
 }
 
 export interface RetrieverRunOptions {
@@ -28,6 +28,8 @@ export interface RetrieverRunOptions {
 const signal = z.instanceof(AbortSignal).optional();
 const anything = z.custom<unknown>((value) => value !== undefined, "is required");
 
+const callback = z.custom<unknown>((value) => typeof value === "function", "must be a function");
+
 const schemas = {
   load: z.strictObject({
     precision: z.literal("fp32").optional(),
@@ -35,6 +37,9 @@ const schemas = {
     imageSize: z.int().min(1).optional(),
     maxTextLength: z.int().min(3).optional(),
     signal,
+    revision: z.string().optional(),
+    onDownload: callback.optional(),
+    onNotice: callback.optional(),
   }),
   score: z.strictObject({ signal }),
   scoreTexts: z.strictObject({ signal }),

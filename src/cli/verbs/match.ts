@@ -1,4 +1,5 @@
 import { fileURLToPath } from "node:url";
+import { modelFolder, modelOptions } from "../model-option.js";
 import { packageRoot } from "../package-root.js";
 import { defineVerb } from "../verb.js";
 
@@ -13,7 +14,7 @@ export const match = defineVerb({
     text: { repeated: true, help: "texts to compare it with; results come in their order" },
   },
   options: {
-    model: { type: "string", value: "FOLDER", help: "the model's folder; the bundled model if not given" },
+    ...modelOptions,
     imageSize: {
       type: "integer",
       min: 1,
@@ -34,15 +35,17 @@ export const match = defineVerb({
   },
   examples: [
     'blip2 match photo.jpg "two cats on a sofa"',
-    'blip2 match photo.jpg "a cat" "a dog" --model blip2-itm-vit-g --json',
+    'blip2 match photo.jpg "a cat" "a dog" --model Salesforce/blip2-itm-vit-g --json',
   ],
 
-  async run({ output, progress, signal }, { operands: { image, text: texts }, options }) {
-    const { model: folder = bundledModel, imageSize, maxTextLength } = options;
+  async run(context, { operands: { image, text: texts }, options }) {
+    const { output, progress, signal } = context;
+    const { model: name = bundledModel, revision, imageSize, maxTextLength } = options;
     const { Blip2Retriever } = await import("../../index.js");
     const { loadImage } = await import("../../images/load-image.js");
     // First, because it is quick to say that a picture is not there.
     const picture = await loadImage(image);
+    const folder = await modelFolder(context, name, revision);
     await using retriever = await Blip2Retriever.load(folder, { imageSize, maxTextLength, signal });
     progress.update({ label: "match", step: 0, total: texts.length });
     const scores = await retriever.scoreTexts({ ...picture, channels: 3 }, texts, { signal });
