@@ -62,7 +62,7 @@ export async function withFile<T>(path: string, use: (file: FileHandle) => Promi
   }
 }
 
-export function cannotRead(path: string, error: unknown): UserError {
+function cannotRead(path: string, error: unknown): UserError {
   const code = codeOf(error);
   const why =
     code === "ENOENT"

@@ -20,7 +20,7 @@ import { Inert, PickleCutOff, readPickle, type PickleRules } from "./pickle.js";
 import { quoted } from "./quoted.js";
 import { typedArray, type TensorEntry, type TensorFile } from "./safetensors.js";
 import { openShards } from "./shards.js";
-import { Storage, storageOf, torchName, TorchTensor } from "./torch-values.js";
+import { storageOf, torchName, TorchTensor, type Storage } from "./torch-values.js";
 import { readZipDirectory } from "./zip-directory.js";
 
 export interface PyTorchFile extends TensorFile {

@@ -30,6 +30,8 @@ export interface SafetensorsHeader {
 /** The reference implementation refuses longer headers too. */
 export const maximumHeaderLength = 100_000_000;
 
+const mostAxes = 64;
+
 /** Names of the element types in the file. */
 export const fileDTypes = {
   F32: "float32",
@@ -139,6 +141,8 @@ function parseEntry(file: string, name: string, value: unknown, dataStart: numbe
   if (!Array.isArray(shape) || !shape.every(isSize)) {
     throw broken(file, `${at} has the shape ${quoted(shape)}; a list of sizes is required`);
   }
+  if (shape.length > mostAxes)
+    throw broken(file, `${at} has ${shape.length} axes; at most ${mostAxes} are allowed`);
   if (!Array.isArray(range) || range.length !== 2 || !range.every(isSize)) {
     throw broken(file, `${at} has the data_offsets ${quoted(range)}; two byte positions are required`);
   }

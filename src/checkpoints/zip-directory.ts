@@ -178,7 +178,7 @@ async function contentPosition(source: ByteSource, { name, offset }: Listed): Pr
 function isPlainPath(name: string): boolean {
   return (
     name !== "" &&
-    !/[\\:\u0000-\u001f]/.test(name) &&
+    !/[\\:]|\p{Cc}/u.test(name) &&
     name.split("/").every((part) => part !== "" && part !== "." && part !== "..")
   );
 }

@@ -88,9 +88,9 @@ describe("stage 2 with OPT, from three files", () => {
     expectClose("queries", outputs["queryOutput"], rest["outputs/query_output"], { within: 1e-5 });
     const ids = rest["inputs/input_ids"]!;
     const [batch, length] = ids.dims as [number, number];
-    const text = Array.from({ length: batch }, (_, b) => [
-      ...(ids.data as BigInt64Array).slice(b * length + 4, (b + 1) * length),
-    ]);
+    const text = Array.from({ length: batch }, (_, b) =>
+      Array.from((ids.data as BigInt64Array).slice(b * length + 4, (b + 1) * length)),
+    );
     const logits = await runner.decoder.forward({
       embeddings: outputs["languageProjection"]!,
       ids: int64Tensor(BigInt64Array.from(text.flat()), [batch, length - 4]),

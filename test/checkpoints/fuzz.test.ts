@@ -95,73 +95,64 @@ it("takes the good files that the bad ones are made of", async () => {
   }
 });
 
-describe("pickles", () => {
+// The limits are for a machine that does much else; all of it computes for a few seconds.
+describe("pickles", { timeout: 300_000 }, () => {
   const dangerous = [
-    ...[
-      "os.system",
-      "posix.system",
-      "nt.system",
-      "subprocess.Popen",
-      "subprocess.check_output",
-      "os.execv",
-      "os.popen",
-    ],
-    ...[
-      "builtins.eval",
-      "builtins.exec",
-      "builtins.compile",
-      "builtins.__import__",
-      "builtins.getattr",
-      "builtins.open",
-    ],
-    ...[
-      "__builtin__.eval",
-      "__builtin__.apply",
-      "__builtin__.file",
-      "importlib.import_module",
-      "runpy.run_path",
-    ],
-    ...[
-      "torch.load",
-      "torch.hub.load",
-      "torch.jit.load",
-      "torch._C._jit_compile",
-      "torch.utils.cpp_extension.load",
-    ],
-    ...[
-      "torch.storage._load_from_bytes",
-      "torch._utils._rebuild_tensor_v2.__globals__",
-      "torch.serialization.load",
-    ],
-    ...[
-      "collections.OrderedDict.__reduce__",
-      "functools.partial",
-      "operator.attrgetter",
-      "webbrowser.open",
-      "pickle.loads",
-    ],
-    ...[
-      "socket.create_connection",
-      "shutil.rmtree",
-      "pty.spawn",
-      "code.interact",
-      "omegaconf_evil.run",
-      "__main__.Model",
-    ],
-    ...[
-      "numpy.load",
-      "numpy.testing._private.utils.runstring",
-      "ctypes.CDLL",
-      "sys.modules",
-      "typing.get_type_hints",
-    ],
-    ...[
-      "torch.nn.Module",
-      "torch.FloatTensor",
-      "torch.ComplexFloatStorage",
-      "toString.constructor",
-      "__proto__.x",
-    ],
+    "os.system",
+    "posix.system",
+    "nt.system",
+    "subprocess.Popen",
+    "subprocess.check_output",
+    "os.execv",
+    "os.popen",
+
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.compile",
+    "builtins.__import__",
+    "builtins.getattr",
+    "builtins.open",
+
+    "__builtin__.eval",
+    "__builtin__.apply",
+    "__builtin__.file",
+    "importlib.import_module",
+    "runpy.run_path",
+
+    "torch.load",
+    "torch.hub.load",
+    "torch.jit.load",
+    "torch._C._jit_compile",
+    "torch.utils.cpp_extension.load",
+
+    "torch.storage._load_from_bytes",
+    "torch._utils._rebuild_tensor_v2.__globals__",
+    "torch.serialization.load",
+
+    "collections.OrderedDict.__reduce__",
+    "functools.partial",
+    "operator.attrgetter",
+    "webbrowser.open",
+    "pickle.loads",
+
+    "socket.create_connection",
+    "shutil.rmtree",
+    "pty.spawn",
+    "code.interact",
+    "omegaconf_evil.run",
+    "__main__.Model",
+
+    "numpy.load",
+    "numpy.testing._private.utils.runstring",
+    "ctypes.CDLL",
+    "sys.modules",
+    "typing.get_type_hints",
+
+    "torch.nn.Module",
+    "torch.FloatTensor",
+    "torch.ComplexFloatStorage",
+    "toString.constructor",
+    "__proto__.x",
   ];
   const marker = join(tmpdir(), `blip2-pickle-was-run-${process.pid}`);
   const command = unicode(`touch ${marker}`);
@@ -357,7 +348,7 @@ describe("pickles", () => {
   });
 });
 
-describe("zip files", () => {
+describe("zip files", { timeout: 300_000 }, () => {
   const pickle = modelPickle(tensorPickle(goodTensor));
   const good: readonly ZipFields[] = [
     { name: "archive/data.pkl", data: pickle },
@@ -424,7 +415,7 @@ describe("zip files", () => {
   });
 });
 
-describe("safetensors", () => {
+describe("safetensors", { timeout: 300_000 }, () => {
   let folder: string;
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), "blip2-fuzz-"));

@@ -20,6 +20,8 @@ export interface ConversionSources {
 }
 
 export interface ConversionPlan {
+  /** Whose layout the input has; a file of a vision transformer alone is "lavis" too. */
+  readonly layout: "lavis" | "huggingface";
   readonly architecture: string;
   readonly config: JsonObject;
   readonly tensors: ReadonlyMap<string, LazyTensor>;
@@ -152,6 +154,7 @@ async function planLavis(
     if (sources.languageModel !== undefined)
       throw new UserError(`${path}: is a checkpoint of stage 1; --language-model has no place in it`);
     return {
+      layout: "lavis",
       architecture: "Blip2ForImageTextRetrieval",
       config: {
         architectures: ["Blip2ForImageTextRetrieval"],
@@ -180,6 +183,7 @@ async function planLavis(
   const model = await languagePart(path, language, sources.languageModel);
   for (const [name, tensor] of model.tensors) if (!tensors.has(name)) tensors.set(name, tensor);
   return {
+    layout: "lavis",
     architecture: "Blip2ForConditionalGeneration",
     config: {
       architectures: ["Blip2ForConditionalGeneration"],
@@ -271,6 +275,7 @@ function planVision(input: Checkpoint, kind: VisionKind, hints: SizeHints): Conv
     }
     const bare = new Map([...tensors].map(([name, tensor]) => [name.slice("vision_model.".length), tensor]));
     return {
+      layout: "lavis",
       architecture: "Blip2VisionModel",
       config: { architectures: ["Blip2VisionModel"], ...config },
       tensors: bare,
@@ -283,6 +288,7 @@ function planVision(input: Checkpoint, kind: VisionKind, hints: SizeHints): Conv
   const { num_hidden_layers: more, ...config } = visionConfig(tensors, kind, hints, path);
   // On its own, a CLIP folder counts the blocks that it has; whoever uses it for BLIP-2 leaves the last one out.
   return {
+    layout: "lavis",
     architecture: "CLIPVisionModel",
     config: { architectures: ["CLIPVisionModel"], ...config, num_hidden_layers: (more as number) - 1 },
     tensors,
@@ -318,6 +324,7 @@ async function planHuggingFace(input: Checkpoint): Promise<ConversionPlan> {
     else tensors.set(name, tensor);
   }
   return {
+    layout: "huggingface",
     architecture,
     config,
     tensors: fuseBiases(tensors, path),

@@ -44,13 +44,11 @@ export async function companionFiles(
   const side = Number(
     (config["vision_config"] as JsonObject | undefined)?.["image_size"] ?? config["image_size"],
   );
-  const isLavis =
-    plan.config["image_token_index"] === null ||
-    "post_layernorm_eps" in ((config["vision_config"] ?? {}) as object);
+  const isLavis = plan.layout === "lavis";
   switch (architecture) {
     case "Blip2VisionModel":
     case "CLIPVisionModel":
-      if (plan.companions !== undefined) break;
+      if (!isLavis) break;
       return { config: {}, files: { "preprocessor_config.json": preprocessorOf(side) }, notes: [] };
     case "Blip2ForImageTextRetrieval": {
       if (!isLavis) break;
