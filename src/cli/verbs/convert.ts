@@ -50,8 +50,8 @@ export const convert = defineVerb({
     files: "further files written",
   },
   examples: [
-    "blip2 convert blip2_pretrained_opt2.7b.pth OUT --vision eva_vit_g.pth --language-model opt-2.7b",
-    "blip2 convert blip2_pretrained.pth OUT --vision eva_vit_g.pth --tokenizer bert-base-uncased --dtype float16",
+    "blip2 convert blip2_opt2.7b.pth OUT --vision eva_vit_g.pth --language-model opt-2.7b",
+    "blip2 convert blip2.pth OUT --vision eva_vit_g.pth --tokenizer bert-base-uncased",
   ],
 
   async run({ output, progress, log, signal }, { operands: { in: input, out }, options }) {
