@@ -2,11 +2,19 @@
 import { readdir, stat, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { InternalError, UserError } from "../errors.js";
-import { type HostTensor } from "../host-tensor.js";
+import { type DType, type HostTensor } from "../host-tensor.js";
 import { codeOf, recoverFolder, writeFolderAtomic } from "./atomic-write.js";
 import { toFloat16, toFloat32 } from "./float16.js";
+import { withFusedBiases } from "./fused-biases.js";
+import { mustStayInside } from "./inside-folder.js";
 import { readJsonObject, type JsonObject } from "./json-file.js";
-import { openSafetensors, writeSafetensors, type TensorFile } from "./safetensors.js";
+import {
+  openSafetensors,
+  writeSafetensors,
+  type LazyTensor,
+  type TensorFile,
+  type WriteProgress,
+} from "./safetensors.js";
 
 const weightsName = "model.safetensors";
 
@@ -40,10 +48,12 @@ export async function readModelFolder(folder: string): Promise<ModelFolder> {
   }
   const preprocessor = await readOptionalJson(path, files, "preprocessor_config.json");
   const generationConfig = await readOptionalJson(path, files, "generation_config.json");
+  const weights = weightsFile(path, files);
+  await mustStayInside(path, weights);
   return {
     path,
     config,
-    weights: await openSafetensors(join(path, weightsFile(path, files))),
+    weights: withFusedBiases(await openSafetensors(join(path, weights))),
     ...(preprocessor && { preprocessor }),
     ...(generationConfig && { generationConfig }),
     files,
@@ -67,7 +77,7 @@ function weightsFile(path: string, files: readonly string[]): string {
   if (found) return found;
   const other = files.find((name) => /\.(bin|pth|pt|h5|msgpack)$/.test(name));
   const remedy = other
-    ? `it has ${other}, which must be converted to safetensors first`
+    ? `it has ${other}, which must be converted first: blip2 convert FOLDER OUT`
     : "fetch the folder again, it may be incomplete";
   throw new UserError(`${path}: ${wanted.join(" or ")} is required, neither is there; ${remedy}`);
 }
@@ -77,7 +87,9 @@ async function readOptionalJson(
   files: readonly string[],
   name: string,
 ): Promise<JsonObject | undefined> {
-  return files.includes(name) ? readJsonObject(join(folder, name)) : undefined;
+  if (!files.includes(name)) return undefined;
+  await mustStayInside(folder, name);
+  return readJsonObject(join(folder, name));
 }
 
 /** Names that may differ without an error. */
@@ -148,11 +160,13 @@ function listed(what: string, names: readonly string[]): string[] {
 /** What `writeModelFolder` stores. */
 export interface ModelFolderContent {
   readonly config: JsonObject;
-  readonly tensors: Readonly<Record<string, HostTensor>> | ReadonlyMap<string, HostTensor>;
-  /** Float tensors are stored as this; whole-number tensors as they are. */
-  readonly dtype: "float16" | "float32";
+  readonly tensors:
+    Readonly<Record<string, HostTensor | LazyTensor>> | ReadonlyMap<string, HostTensor | LazyTensor>;
+  /** Float tensors are stored as this, or as they are; whole-number tensors as they are. */
+  readonly dtype: "float16" | "float32" | "unchanged";
   /** Further files by name: text or bytes as they are, objects as JSON. */
   readonly files?: Readonly<Record<string, string | Uint8Array | object>>;
+  readonly onTensor?: WriteProgress;
 }
 
 /**
@@ -160,8 +174,9 @@ export interface ModelFolderContent {
  * Throws `UserError` if something else is there, the disk is full, or a weight does not fit float16.
  */
 export async function writeModelFolder(path: string, content: ModelFolderContent): Promise<void> {
-  const { tensors, dtype } = content;
-  const named: [string, HostTensor][] = tensors instanceof Map ? [...tensors] : Object.entries(tensors);
+  const { tensors, dtype, onTensor } = content;
+  const named: [string, HostTensor | LazyTensor][] =
+    tensors instanceof Map ? [...tensors] : Object.entries(tensors);
   const stored = new Map(named.map(([name, tensor]) => [name, storedAs(tensor, dtype, name)]));
   const files = { ...content.files, "config.json": content.config };
   for (const name of Object.keys(files)) {
@@ -172,7 +187,7 @@ export async function writeModelFolder(path: string, content: ModelFolderContent
   await writeFolderAtomic(
     path,
     async (folder) => {
-      await writeSafetensors(join(folder, weightsName), stored);
+      await writeSafetensors(join(folder, weightsName), stored, { format: "pt" }, onTensor);
       for (const [name, value] of Object.entries(files)) {
         const raw = typeof value === "string" || value instanceof Uint8Array;
         await writeFile(join(folder, name), raw ? value : `${JSON.stringify(value, null, 2)}\n`);
@@ -182,7 +197,22 @@ export async function writeModelFolder(path: string, content: ModelFolderContent
   );
 }
 
-function storedAs(tensor: HostTensor, dtype: "float16" | "float32", name: string): HostTensor {
-  if (tensor.dtype !== "float32" && tensor.dtype !== "float16" && tensor.dtype !== "bfloat16") return tensor;
-  return dtype === "float16" ? toFloat16(tensor, name) : toFloat32(tensor);
+type StoredDType = ModelFolderContent["dtype"];
+
+function storedAs<T extends HostTensor | LazyTensor>(
+  tensor: T,
+  dtype: StoredDType,
+  name: string,
+): T | HostTensor | LazyTensor {
+  const target = storedDType(tensor.dtype, dtype);
+  if (target === tensor.dtype) return tensor;
+  const convert = (value: HostTensor): HostTensor =>
+    target === "float16" ? toFloat16(value, name) : toFloat32(value);
+  if ("data" in tensor) return convert(tensor);
+  return { dtype: target, dims: tensor.dims, read: async () => convert(await tensor.read()) };
+}
+
+function storedDType(dtype: DType, wanted: StoredDType): DType {
+  const isFloat = dtype === "float32" || dtype === "float16" || dtype === "bfloat16";
+  return isFloat && wanted !== "unchanged" ? wanted : dtype;
 }

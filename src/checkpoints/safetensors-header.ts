@@ -4,6 +4,7 @@
  * lies inside the file, belongs to one tensor only, and has the size that dtype and shape demand.
  */
 import { UserError } from "../errors.js";
+import { quoted } from "./quoted.js";
 import { bytesPerElement, elementCount, type DType } from "../host-tensor.js";
 
 /** Where one tensor lies. */
@@ -16,6 +17,8 @@ export interface TensorEntry {
   readonly offset: number;
   /** Number of bytes. */
   readonly length: number;
+  /** Set where the bytes at `offset` are not the tensor itself: only the file's `read` gives it, the range cannot be mapped. */
+  readonly computed?: true;
 }
 
 /** A parsed header. */
@@ -26,6 +29,8 @@ export interface SafetensorsHeader {
 
 /** The reference implementation refuses longer headers too. */
 export const maximumHeaderLength = 100_000_000;
+
+const mostAxes = 64;
 
 /** Names of the element types in the file. */
 export const fileDTypes = {
@@ -89,7 +94,7 @@ function parseJson(file: string, bytes: Uint8Array): Record<string, unknown> {
     throw broken(file, `its header is not JSON (${(cause as Error).message})`, cause);
   }
   const duplicate = duplicateKey(text);
-  if (duplicate !== undefined) throw broken(file, `its header has the key ${quote(duplicate)} twice`);
+  if (duplicate !== undefined) throw broken(file, `its header has the key ${quoted(duplicate)} twice`);
   return json as Record<string, unknown>;
 }
 
@@ -123,21 +128,23 @@ function parseMetadata(file: string, value: unknown): Record<string, string> {
 }
 
 function parseEntry(file: string, name: string, value: unknown, dataStart: number): TensorEntry {
-  const at = `tensor ${quote(name)}`;
+  const at = `tensor ${quoted(name)}`;
   if (!isRecord(value)) throw broken(file, `${at} needs dtype, shape and data_offsets`);
   const { dtype: fileDType, shape, data_offsets: range } = value;
   if (typeof fileDType !== "string" || !Object.hasOwn(fileDTypes, fileDType)) {
     const known = Object.keys(fileDTypes).join(", ");
     throw new UserError(
-      `${file}: ${at} has the dtype ${quote(fileDType)}, which is not supported (supported: ${known}); convert the checkpoint first`,
+      `${file}: ${at} has the dtype ${quoted(fileDType)}, which is not supported (supported: ${known}); convert the checkpoint first`,
     );
   }
   const dtype = fileDTypes[fileDType as keyof typeof fileDTypes];
   if (!Array.isArray(shape) || !shape.every(isSize)) {
-    throw broken(file, `${at} has the shape ${quote(shape)}; a list of sizes is required`);
+    throw broken(file, `${at} has the shape ${quoted(shape)}; a list of sizes is required`);
   }
+  if (shape.length > mostAxes)
+    throw broken(file, `${at} has ${shape.length} axes; at most ${mostAxes} are allowed`);
   if (!Array.isArray(range) || range.length !== 2 || !range.every(isSize)) {
-    throw broken(file, `${at} has the data_offsets ${quote(range)}; two byte positions are required`);
+    throw broken(file, `${at} has the data_offsets ${quoted(range)}; two byte positions are required`);
   }
   const [begin, end] = range as [number, number];
   const needed = elementCount(shape) * bytesPerElement[dtype];
@@ -145,7 +152,7 @@ function parseEntry(file: string, name: string, value: unknown, dataStart: numbe
   if (end - begin !== needed) {
     throw broken(
       file,
-      `${at} is ${fileDType} ${quote(shape)}, ${needed} bytes, but its data_offsets span ${end - begin}`,
+      `${at} is ${fileDType} ${quoted(shape)}, ${needed} bytes, but its data_offsets span ${end - begin}`,
     );
   }
   return { file, dtype, dims: shape, offset: dataStart + begin, length: needed };
@@ -166,11 +173,11 @@ function checkCover(
       const how = offset < covered ? "overlaps" : "leaves a gap after";
       throw broken(
         file,
-        `tensor ${quote(name)} starts at byte ${offset - start} of the data and ${how} ${before}, which ends at ${covered - start}`,
+        `tensor ${quoted(name)} starts at byte ${offset - start} of the data and ${how} ${before}, which ends at ${covered - start}`,
       );
     }
     covered += length;
-    before = `tensor ${quote(name)}`;
+    before = `tensor ${quoted(name)}`;
   }
   if (covered > fileLength) {
     throw broken(
@@ -187,12 +194,6 @@ function isSize(value: unknown): value is number {
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-/** JSON-quoted and cut, so that a hostile name can neither flood nor forge the message. */
-function quote(value: unknown): string {
-  const text = JSON.stringify(value) ?? "(none)";
-  return text.length > 200 ? `${text.slice(0, 200)}...` : text;
 }
 
 function broken(file: string, why: string, cause?: unknown): UserError {

@@ -2,8 +2,7 @@
  * safetensors files and sharded checkpoints: opened by header only, tensors read on demand, written whole and atomically.
  * Format: https://github.com/huggingface/safetensors#format
  */
-import { open, readFile, type FileHandle } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import type { FileHandle } from "node:fs/promises";
 import { InternalError, UserError } from "../errors.js";
 import {
   bytesPerElement,
@@ -12,7 +11,9 @@ import {
   type HostTensor,
   type TypedArray,
 } from "../host-tensor.js";
-import { codeOf, writeFileAtomic } from "./atomic-write.js";
+import { writeFileAtomic } from "./atomic-write.js";
+import { readBytes, withFile } from "./byte-source.js";
+import { openShards } from "./shards.js";
 import {
   fileDTypes,
   maximumHeaderLength,
@@ -43,7 +44,7 @@ export interface TensorFile {
  * Throws `UserError`, naming the file, if it is missing, not a safetensors file, truncated, or inconsistent.
  */
 export async function openSafetensors(path: string): Promise<TensorFile> {
-  return path.endsWith(".index.json") ? openSharded(path) : openSingle(path);
+  return path.endsWith(".index.json") ? openShards(path, ".safetensors", openSingle) : openSingle(path);
 }
 
 async function openSingle(path: string): Promise<TensorFile> {
@@ -54,64 +55,6 @@ async function openSingle(path: string): Promise<TensorFile> {
     return parseHeader(path, await readBytes(file, path, 8, length), size);
   });
   return tensorFile(path, header.tensors, header.metadata);
-}
-
-async function openSharded(path: string): Promise<TensorFile> {
-  const weightMap = await readWeightMap(path);
-  const tensors = new Map<string, TensorEntry>();
-  let metadata: Readonly<Record<string, string>> = {};
-  for (const shard of new Set(weightMap.values())) {
-    const opened = await openSingle(join(dirname(path), shard));
-    metadata = { ...metadata, ...opened.metadata };
-    for (const [name, entry] of opened.tensors) {
-      const listed = weightMap.get(name);
-      if (listed !== shard) {
-        throw new UserError(
-          `${path}: the index places tensor ${JSON.stringify(name)} in ${listed ?? "no shard"}, but ${shard} holds it; fetch the checkpoint again`,
-        );
-      }
-      tensors.set(name, entry);
-    }
-  }
-  const absent = [...weightMap].filter(([name]) => !tensors.has(name));
-  if (absent.length > 0) {
-    const [name, shard] = absent[0]!;
-    throw new UserError(
-      `${path}: ${absent.length} listed tensors are not in their shards, the first is ${JSON.stringify(name)} in ${shard}; fetch the checkpoint again`,
-    );
-  }
-  return tensorFile(path, tensors, metadata);
-}
-
-async function readWeightMap(path: string): Promise<Map<string, string>> {
-  let index: unknown;
-  try {
-    index = JSON.parse(await readFile(path, "utf8"));
-  } catch (error) {
-    throw codeOf(error) === undefined
-      ? new UserError(`${path}: not JSON (${(error as Error).message})`)
-      : cannotRead(path, error);
-  }
-  const map = (index as { weight_map?: unknown } | null)?.weight_map;
-  if (typeof map !== "object" || map === null || Array.isArray(map)) {
-    throw new UserError(
-      `${path}: a weight_map from tensor names to shard files is required, got ${typeof map}`,
-    );
-  }
-  for (const [name, shard] of Object.entries(map)) {
-    // A shard elsewhere would let a downloaded index point at any file of this machine.
-    if (
-      typeof shard !== "string" ||
-      shard !== basename(shard) ||
-      shard.includes("\\") ||
-      !shard.endsWith(".safetensors")
-    ) {
-      throw new UserError(
-        `${path}: weight_map places tensor ${JSON.stringify(name)} in ${JSON.stringify(shard)}; a .safetensors file name in the same folder is required`,
-      );
-    }
-  }
-  return new Map(Object.entries(map as Record<string, string>));
 }
 
 function tensorFile(
@@ -154,10 +97,11 @@ function tensorFile(
 
 async function readTensor(file: FileHandle, entry: TensorEntry): Promise<HostTensor> {
   const bytes = await readBytes(file, entry.file, entry.offset, entry.length);
-  return { dtype: entry.dtype, dims: entry.dims, data: typed(entry.dtype, bytes.buffer) };
+  return { dtype: entry.dtype, dims: entry.dims, data: typedArray(entry.dtype, bytes.buffer) };
 }
 
-function typed(dtype: DType, buffer: ArrayBuffer): TypedArray {
+/** A typed array over a buffer; the 16-bit floats as their bit patterns. */
+export function typedArray(dtype: DType, buffer: ArrayBuffer): TypedArray {
   switch (dtype) {
     case "float32":
       return new Float32Array(buffer);
@@ -178,94 +122,71 @@ function typed(dtype: DType, buffer: ArrayBuffer): TypedArray {
   }
 }
 
-/** `length` bytes of their own buffer, so that a typed array of any element size may lie over them. */
-async function readBytes(
-  file: FileHandle,
-  path: string,
-  position: number,
-  length: number,
-): Promise<Uint8Array<ArrayBuffer>> {
-  const bytes = new Uint8Array(new ArrayBuffer(length));
-  // One system call moves less than 2 GiB.
-  const most = 2 ** 30;
-  for (let done = 0; done < length;) {
-    const { bytesRead } = await file.read(bytes, done, Math.min(most, length - done), position + done);
-    if (bytesRead === 0) {
-      throw new UserError(
-        `${path}: ends at byte ${position + done}, but ${length - done} more are required; it changed or is truncated`,
-      );
-    }
-    done += bytesRead;
-  }
-  return bytes;
+/** A tensor whose numbers are fetched when they are needed. */
+export interface LazyTensor {
+  readonly dtype: DType;
+  readonly dims: readonly number[];
+  read(): Promise<HostTensor>;
 }
 
-async function withFile<T>(path: string, use: (file: FileHandle) => Promise<T>): Promise<T> {
-  let file: FileHandle;
-  try {
-    file = await open(path, "r");
-  } catch (error) {
-    throw cannotRead(path, error);
-  }
-  try {
-    return await use(file);
-  } catch (error) {
-    throw codeOf(error) === undefined ? error : cannotRead(path, error);
-  } finally {
-    await file.close();
-  }
-}
-
-function cannotRead(path: string, error: unknown): UserError {
-  const code = codeOf(error);
-  const why =
-    code === "ENOENT"
-      ? "this file does not exist"
-      : code === "EISDIR"
-        ? "a file is required, this is a folder"
-        : `cannot be read (${code})`;
-  return new UserError(`${path}: ${why}`, { cause: error });
-}
+/** Called after each tensor that was written. */
+export type WriteProgress = (written: number, total: number) => void;
 
 /**
  * Writes tensors as one safetensors file, atomically. The bytes depend on the content only: tensors are ordered by
  * element size (largest first, so that each is aligned to its own element) and then by name, and the data start at a multiple of 8.
+ * Lazy tensors are read one after another, so that the file may be larger than the memory. `onTensor` may throw to stop.
  * The default `metadata` is what Python's transformers demands.
  */
 export async function writeSafetensors(
   path: string,
-  tensors: Readonly<Record<string, HostTensor>> | ReadonlyMap<string, HostTensor>,
+  tensors: Readonly<Record<string, HostTensor | LazyTensor>> | ReadonlyMap<string, HostTensor | LazyTensor>,
   metadata: Readonly<Record<string, string>> = { format: "pt" },
+  onTensor?: WriteProgress,
 ): Promise<void> {
-  const named: [string, HostTensor][] = tensors instanceof Map ? [...tensors] : Object.entries(tensors);
+  const named: [string, HostTensor | LazyTensor][] =
+    tensors instanceof Map ? [...tensors] : Object.entries(tensors);
   const ordered = named.sort(
     ([a, x], [b, y]) => bytesPerElement[y.dtype] - bytesPerElement[x.dtype] || (a < b ? -1 : a > b ? 1 : 0),
   );
   const header = encodeHeader(ordered, metadata);
   await writeFileAtomic(path, async (file) => {
     await file.writeFile(header);
-    for (const [, { data }] of ordered) {
+    for (const [i, [name, tensor]] of ordered.entries()) {
+      const { dtype, dims, data } = "read" in tensor ? await tensor.read() : tensor;
+      if (dtype !== tensor.dtype || dims.join() !== tensor.dims.join()) {
+        throw new InternalError(
+          `writeSafetensors: ${name} was announced as ${tensor.dtype} [${tensor.dims.join(", ")}] and is ${dtype} [${dims.join(", ")}]`,
+        );
+      }
+      requireFit(name, { dtype, dims, data });
       await file.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      onTensor?.(i + 1, ordered.length);
     }
   });
 }
 
+function requireFit(name: string, { dtype, dims, data }: HostTensor): void {
+  if (data.length !== elementCount(dims) || data.BYTES_PER_ELEMENT !== bytesPerElement[dtype]) {
+    throw new InternalError(
+      `writeSafetensors: ${name}: ${dtype} [${dims.join(", ")}] does not fit ${data.length} elements of ${data.BYTES_PER_ELEMENT} bytes`,
+    );
+  }
+}
+
 function encodeHeader(
-  ordered: readonly [string, HostTensor][],
+  ordered: readonly [string, HostTensor | LazyTensor][],
   metadata: Readonly<Record<string, string>>,
 ): Uint8Array {
   const names = Object.fromEntries(Object.entries(fileDTypes).map(([file, dtype]) => [dtype, file]));
   // Built as a list of members: an object would move names such as "0" to the front and lose "__proto__".
   const members = [`"__metadata__":${JSON.stringify(metadata)}`];
   let position = 0;
-  for (const [name, { dtype, dims, data }] of ordered) {
+  for (const [name, tensor] of ordered) {
     if (name === "__metadata__") throw new InternalError(`writeSafetensors: ${name} cannot name a tensor`);
-    if (data.length !== elementCount(dims) || data.BYTES_PER_ELEMENT !== bytesPerElement[dtype]) {
-      throw new InternalError(
-        `writeSafetensors: ${name}: ${dtype} [${dims.join(", ")}] does not fit ${data.length} elements of ${data.BYTES_PER_ELEMENT} bytes`,
-      );
-    }
-    const end = position + data.byteLength;
+    const { dtype, dims } = tensor;
+    if ("data" in tensor) requireFit(name, tensor);
+    const end = position + elementCount(dims) * bytesPerElement[dtype];
     const entry = { dtype: names[dtype], shape: dims, data_offsets: [position, end] };
     members.push(`${JSON.stringify(name)}:${JSON.stringify(entry)}`);
     position = end;

@@ -34,6 +34,11 @@ export function buildWordPieceTokenizer(texts: Iterable<string>): TokenizerFiles
       ...[...words].sort(),
     ]),
   ];
+  return wordPieceFiles(vocabulary);
+}
+
+/** The files of a lower-casing WordPiece tokenizer whose words are `vocabulary`, with `[DEC]` behind them. */
+export function wordPieceFiles(vocabulary: readonly string[]): TokenizerFiles {
   const vocab = Object.fromEntries([...vocabulary, decoderToken].map((token, id) => [token, id]));
   const added = [...specials, decoderToken].map((content) => addedToken(vocab[content]!, content));
   const special = (content: string) => ({ SpecialToken: { id: content, type_id: 0 } });

@@ -10,6 +10,7 @@ import { readTextCorpus, type DescribedScene } from "../data/text-corpus.js";
 import { Device } from "../engine/index.js";
 import { float32Tensor, type HostTensor } from "../host-tensor.js";
 import { preprocessConfig } from "../images/preprocess.js";
+import { bertTokenizerFiles } from "../text/bert-tokenizer.js";
 import { buildBpeTokenizer } from "../text/build-bpe.js";
 import { buildWordPieceTokenizer } from "../text/build-wordpiece.js";
 import { readTokenizerFiles, type TokenizerFiles } from "../text/tokenizer-files.js";
@@ -173,7 +174,10 @@ export async function trainStage1(config: Stage1Config, options: RunOptions): Pr
   const trainSet = await readCaptionSet(config.data, "train");
   const testSet = await readCaptionSet(config.data, "test");
   const vision = await readFrozenVision(config.vision);
-  const files = buildWordPieceTokenizer(trainSet.flatMap(({ captions }) => captions));
+  const files =
+    config.start === undefined
+      ? buildWordPieceTokenizer(trainSet.flatMap(({ captions }) => captions))
+      : await bertTokenizerFiles(config.start.bert);
   const tokenizer = tokenizerOf(files);
   const run = await RunFolder.open(options.out, config, options);
   return withDevice(options, async (device) => {

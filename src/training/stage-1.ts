@@ -8,6 +8,7 @@ import { Random } from "../data/random.js";
 import { ShuffledPasses } from "../data/shuffle.js";
 import { input, ops, type Device, type HostTensors } from "../engine/index.js";
 import { UserError } from "../errors.js";
+import type { HostTensor } from "../host-tensor.js";
 import { FirstStage } from "../models/blip-2-bridge.js";
 import { qFormerConfigSchema, type QFormerConfig } from "../models/q-former.js";
 import { bridgeNormEpsilon } from "../models/vision-encoder.js";
@@ -17,6 +18,7 @@ import { Parameters } from "../nn/parameters.js";
 import { maxOverQueries } from "../objectives/contrastive.js";
 import { stage1Losses } from "../objectives/stage-1.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
+import { startFromBert } from "./bert-start.js";
 import type { FrozenVision, ImageFeatures } from "./image-features.js";
 import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
 
@@ -49,6 +51,8 @@ export const stage1ConfigSchema = z
       .nonempty()
       .default(["itc", "itm", "itg"]),
     matching: z.enum(["two-class", "one-logit"]).default("two-class"),
+    /** Where the Q-Former begins: a BERT folder of the sizes of `qformer`, as in the paper; drawn anew if absent. */
+    start: z.strictObject({ bert: z.string() }).optional(),
     /** Whether gradients pass the gathered side of the similarities; the reference detaches it. */
     gatheredGradient: z.boolean().default(false),
     ...trainerKeys,
@@ -122,7 +126,7 @@ export async function stage1Task(
     qformer,
     parameters,
     weights: new Map(),
-    start: initialise(parameters.trainable, config.seed),
+    start: await stage1Start(parameters, config),
     loss,
     metrics: { itc, itm, itg, "itm accuracy": itmAccuracy, temperature: ops.mul(model.temperature, 1) },
     batch: async (step, part) => {
@@ -140,6 +144,14 @@ export async function stage1Task(
     },
     evaluate: () => measure(test),
   };
+}
+
+async function stage1Start(
+  parameters: Parameters,
+  { seed, start }: Stage1Config,
+): Promise<ReadonlyMap<string, HostTensor>> {
+  const drawn = initialise(parameters.trainable, seed);
+  return start === undefined ? drawn : startFromBert(drawn, start.bert);
 }
 
 export function firstStageOf(

@@ -107,7 +107,7 @@ describe("model folders", () => {
     );
     await writeFile(join(path, "pytorch_model.bin"), "");
     expect(await refusal(readModelFolder(path))).toMatchInlineSnapshot(
-      `"DIR/m: model.safetensors or model.safetensors.index.json is required, neither is there; it has pytorch_model.bin, which must be converted to safetensors first"`,
+      `"DIR/m: model.safetensors or model.safetensors.index.json is required, neither is there; it has pytorch_model.bin, which must be converted first: blip2 convert FOLDER OUT"`,
     );
     await writeFile(join(path, "config.json"), "[]");
     expect(await refusal(readModelFolder(path))).toMatchInlineSnapshot(

@@ -9,6 +9,7 @@ export const verbs: { readonly [name: string]: () => Promise<Verb> } = {
   scenes: async () => (await import("./scenes.js")).scenes,
   train: async () => (await import("./train.js")).train,
   evaluate: async () => (await import("./evaluate.js")).evaluate,
+  convert: async () => (await import("./convert.js")).convert,
   demo: async () => (await import("./demo.js")).demo,
   doctor: async () => (await import("./doctor.js")).doctor,
 };
