@@ -298,4 +298,17 @@ describe("resident tensors", () => {
       expect(numbers((await device.read(["gradient"])).gradient!)).toEqual(values.map((v) => 2 * v));
     }
   });
+
+  test("takes the caller's memory when it is handed over, and copies it otherwise", async () => {
+    const [kept, given] = [vector(1, 2), vector(3, 4)];
+    await device.put({ kept });
+    await device.put({ given }, { handOver: true });
+    expect(numbers(kept)).toEqual([1, 2]);
+    expect(given.data.byteLength).toBe(0);
+    const values = await device.read(["kept", "given"]);
+    expect([numbers(values["kept"]!), numbers(values["given"]!)]).toEqual([
+      [1, 2],
+      [3, 4],
+    ]);
+  });
 });
