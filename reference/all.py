@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ["ops", "models", "stages", "optimizer", "text", "images", "generation", "retrieval", "pictures"]
+SCRIPTS = ["ops", "models", "t5", "stages", "optimizer", "text", "images", "generation", "retrieval", "pictures"]
 
 here = Path(__file__).resolve().parent
 for name in SCRIPTS:
