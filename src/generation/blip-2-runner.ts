@@ -9,16 +9,11 @@ import { checkTensors } from "../checkpoints/model-folder.js";
 import { input, type Device, type HostTensors, type Program } from "../engine/index.js";
 import { InterruptedError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
-import { buildBlip2, type Blip2Config } from "../models/blip-2.js";
-import { isUnusedVisionTensor } from "../models/vision-encoder.js";
+import { buildBlip2, unreadTensors, type Blip2Config } from "../models/blip-2.js";
+import { T5 } from "../models/t5.js";
 import { Parameters } from "../nn/parameters.js";
 import { Decoder } from "./decoder.js";
-
-/** Tensors that published files hold and that say nothing: buffers, CLIP's last block, the tied copy of the word table. */
-const isIgnored = (config: Blip2Config, name: string): boolean =>
-  name === "language_model.lm_head.weight" ||
-  name.endsWith(".position_ids") ||
-  isUnusedVisionTensor(config.vision_config, name);
+import { EncoderDecoder } from "./encoder-decoder.js";
 
 /** Pictures under way at once do not share slots. */
 let pictures = 0;
@@ -29,7 +24,7 @@ export class Blip2Runner {
     readonly config: Blip2Config,
     private readonly vision: Program,
     private readonly bridge: Program,
-    readonly decoder: Decoder,
+    readonly decoder: Decoder | EncoderDecoder,
   ) {}
 
   /**
@@ -43,7 +38,7 @@ export class Blip2Runner {
     signal?: AbortSignal,
   ): Promise<Blip2Runner> {
     const parameters = new Parameters(() => false);
-    const { vision, bridge, languageModel } = buildBlip2(config, parameters);
+    const { vision, bridge, languageModel } = buildBlip2(config, parameters, file.tensors);
     const { image_size: side, hidden_size: width } = config.vision_config;
     const pixels = input("pixel_values", "float32", ["B", 3, side, side]);
     const hidden = vision.features(pixels);
@@ -51,9 +46,7 @@ export class Blip2Runner {
     const visionOutputs = { hidden, visionFeatures: vision.normalise(hidden) };
     const { queryOutput, softPrompt } = bridge.forward(features);
 
-    checkTensors(parameters.shapes, file.tensors, file.path, {
-      ignored: (name) => isIgnored(config, name),
-    });
+    checkTensors(parameters.shapes, file.tensors, file.path, { ignored: unreadTensors(config) });
     const weights = (wanted: (name: string) => boolean): Promise<Map<string, HostTensor>> => {
       if (signal?.aborted) throw new InterruptedError("stopped on request");
       return file.readAll([...parameters.shapes.keys()].filter(wanted));
@@ -69,7 +62,9 @@ export class Blip2Runner {
         { queryOutput, languageProjection: softPrompt },
         { weights: await weights((name) => isNorm(name) || !(isVision(name) || isLanguage(name))) },
       ),
-      await Decoder.compile(device, languageModel, await weights(isLanguage)),
+      languageModel instanceof T5
+        ? await EncoderDecoder.compile(device, languageModel, await weights(isLanguage))
+        : await Decoder.compile(device, languageModel, await weights(isLanguage)),
     );
   }
 

@@ -8,10 +8,12 @@ import type { ImageSource } from "../images/load-image.js";
 import type { PreprocessConfig } from "../images/preprocess.js";
 import { blip2Config, type Blip2Config } from "../models/blip-2.js";
 import { sizedVision } from "../models/picture-size.js";
-import { nextTokenLoss } from "../objectives/cross-entropy.js";
+import { labelLoss, nextTokenLoss } from "../objectives/cross-entropy.js";
 import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
 import { Blip2Runner } from "./blip-2-runner.js";
 import { Chat } from "./chat.js";
+import { EncoderDecoder } from "./encoder-decoder.js";
+import { decoderInputs, refuseDecoderInputs } from "./decoder-inputs.js";
 import { generateTokens, generationSteps } from "./generate.js";
 import { ImageView, softPromptsOf } from "./image-view.js";
 import {
@@ -94,7 +96,7 @@ export interface Generated extends GeneratedText {
   readonly sequences?: readonly GeneratedText[];
 }
 
-/** Q queries, T text positions, V vocabulary, P image positions, D widths. */
+/** Q queries, T text positions, U positions of an encoder-decoder's output, V vocabulary, P image positions, D widths. */
 export interface ForwardInputs {
   /** [B, 3, S, S] */
   readonly pixelValues: RawTensor;
@@ -102,16 +104,20 @@ export interface ForwardInputs {
   readonly inputIds: RawTensor;
   /** Of the shape of `inputIds`; ones if absent. */
   readonly attentionMask?: RawTensor | undefined;
-  /** Of the shape of `inputIds`; -100 takes no part in the loss. */
+  /** Of the shape of `inputIds`, or [B, U] with an encoder-decoder; -100 takes no part in the loss. */
   readonly labels?: RawTensor | undefined;
+  /** [B, U], for an encoder-decoder. Default: the labels behind a start token. */
+  readonly decoderInputIds?: RawTensor | undefined;
+  /** Of the shape of `decoderInputIds`; ones if absent. */
+  readonly decoderAttentionMask?: RawTensor | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
 /** As `Blip2ForConditionalGeneration` of transformers; all float32. */
 export interface ForwardOutputs {
-  /** [B, Q + T, V] */
+  /** [B, Q + T, V], or [B, U, V] */
   readonly logits: HostTensor;
-  /** Scalar: mean cross-entropy of the next token. Only with labels. */
+  /** Scalar: mean cross-entropy of the labels. Only with labels. */
   readonly loss?: HostTensor;
   /** [B, P, D_img], after the last norm. */
   readonly visionFeatures: HostTensor;
@@ -133,8 +139,8 @@ export class Blip2 {
   ) {}
 
   /**
-   * Loads a model as published on the Hugging Face hub for `Blip2ForConditionalGeneration` with OPT; its image encoder
-   * may be CLIP's too. `name` is a folder, or else the model of this name on the hub, such as "Salesforce/blip2-opt-2.7b",
+   * Loads a model as published on the Hugging Face hub for `Blip2ForConditionalGeneration` with OPT or T5; its image
+   * encoder may be CLIP's too. `name` is a folder, or else the model of this name on the hub, such as "Salesforce/blip2-opt-2.7b",
    * which is fetched into the hub's cache.
    * Throws `UserError` naming the file and what does not fit.
    */
@@ -261,7 +267,11 @@ export class Blip2 {
     };
     const ones = int64Tensor(new BigInt64Array(ids.data.length).fill(1n), ids.dims);
     const mask = inputs.attentionMask === undefined ? ones : likeIds("attentionMask", inputs.attentionMask);
-    const labels = inputs.labels && likeIds("labels", inputs.labels);
+    const { decoder } = this.runner;
+    const target =
+      decoder instanceof EncoderDecoder ? decoderInputs(inputs, batch!, this.defaults) : undefined;
+    if (target === undefined) refuseDecoderInputs(inputs);
+    const labels = target === undefined ? inputs.labels && likeIds("labels", inputs.labels) : target.labels;
     const imageToken = this.config.image_token_index ?? undefined;
     const text = imageToken === undefined ? ids : withoutImageTokens(ids, imageToken, queries);
     const outputs = await this.runner.imageOutputs(pixels, signal);
@@ -270,7 +280,10 @@ export class Blip2 {
       ids: text,
       mask: imageToken === undefined ? withLeading(mask, queries, 1n) : mask,
     };
-    const logits = await this.runner.decoder.forward(prompt, signal);
+    const logits =
+      decoder instanceof EncoderDecoder
+        ? await decoder.forward(prompt, target!, signal)
+        : await decoder.forward(prompt, signal);
     const { visionFeatures, queryOutput, languageProjection } = outputs as Record<string, HostTensor>;
     const result = {
       logits,
@@ -279,7 +292,8 @@ export class Blip2 {
       languageProjection: languageProjection!,
     };
     if (labels === undefined) return result;
-    const aligned = imageToken === undefined ? withLeading(labels, queries, -100n) : labels;
+    const isAligned = imageToken !== undefined || target !== undefined;
+    const aligned = isAligned ? labels : withLeading(labels, queries, -100n);
     return { ...result, loss: await this.loss(logits, aligned, signal) };
   }
 
@@ -330,7 +344,10 @@ export class Blip2 {
     return this.runner.decoder.maximumLength - this.config.num_query_tokens - promptLength;
   }
 
-  /** Soft visual prompts, then the prompts' ids, padded on the left between the two as transformers does. */
+  /**
+   * Soft visual prompts, then the prompts' ids, padded as transformers does: on the left, between the two, where the
+   * text goes on; on the right for an encoder, which sees how far apart things are.
+   */
   private async prompt(
     images: readonly (ImageSource | ImageView)[],
     prompts: readonly (string | undefined)[],
@@ -350,19 +367,22 @@ export class Blip2 {
           `${this.runner.decoder.maximumLength} positions, maxNewTokens is ${settings.maxNewTokens}`,
       );
     }
+    const { decoderStartId } = this.defaults;
     const ids = new BigInt64Array(rows.length * length).fill(BigInt(this.defaults.padId));
     const mask = new BigInt64Array(rows.length * (queries + length));
     for (const [b, row] of rows.entries()) {
-      const start = length - row.length;
+      const start = decoderStartId === undefined ? length - row.length : 0;
       for (const [t, id] of row.entries()) ids[b * length + start + t] = BigInt(id);
       mask.fill(1n, b * (queries + length), b * (queries + length) + queries);
-      mask.fill(1n, b * (queries + length) + queries + start, (b + 1) * (queries + length));
+      const first = b * (queries + length) + queries + start;
+      mask.fill(1n, first, first + row.length);
     }
     return {
       embeddings: await softPromptsOf(this.runner, images, this.pictures, signal),
       ids: int64Tensor(ids, [rows.length, length]),
       mask: int64Tensor(mask, [rows.length, queries + length]),
       softId: this.config.image_token_index ?? undefined,
+      decoderStartId,
     };
   }
 
@@ -372,7 +392,7 @@ export class Blip2 {
     signal: AbortSignal | undefined,
   ): Promise<HostTensor> {
     this.lossProgram ??= this.device.compile({
-      loss: nextTokenLoss(
+      loss: (this.runner.decoder instanceof EncoderDecoder ? labelLoss : nextTokenLoss)(
         input("logits", "float32", ["B", "T", this.config.text_config.vocab_size]),
         input("labels", "int64", ["B", "T"]),
       ),

@@ -24,7 +24,8 @@ import type { Prompt, Stepper, StepperOptions } from "./stepper.js";
 /** Running generations share one device; each has slots of its own. */
 let generations = 0;
 
-const cacheNames = (depth: number): string[] =>
+/** A cache's tensors, by layer. */
+export const cacheNames = (depth: number): string[] =>
   Array.from({ length: depth }, (_, i) => [`${i}.key`, `${i}.value`]).flat();
 
 export class Decoder {
@@ -118,7 +119,7 @@ function promptFeeds({ embeddings, ids, mask }: Prompt, wanted: readonly number[
 }
 
 /** Frees slots; a device that has ended has freed them already. */
-async function forget(device: Device, slots: readonly string[]): Promise<void> {
+export async function forget(device: Device, slots: readonly string[]): Promise<void> {
   await device.drop(slots).catch(() => undefined);
 }
 

@@ -15,8 +15,9 @@ import type { Prompt, Stepper } from "./stepper.js";
  * What each prompt's processors count as seen. As in transformers this includes padding and the ids that stand
  * for soft positions: neither is a word, so it matters only to models that would write them.
  */
-function seenIds({ ids, mask, embeddings, softId }: Prompt): number[][] {
+function seenIds({ ids, mask, embeddings, softId, decoderStartId }: Prompt): number[][] {
   const [batch, length] = [mask.dims[0]!, ids.dims[1]!];
+  if (decoderStartId !== undefined) return Array.from({ length: batch }, () => [decoderStartId]);
   const soft = softId === undefined || embeddings.dims[1] === 0 ? [] : [softId];
   const all = ids.data as BigInt64Array;
   return Array.from({ length: batch }, (_, b) => [

@@ -12,6 +12,7 @@ const schema = z.looseObject({
   bos_token_id: id.nullish(),
   eos_token_id: z.union([id, z.array(id).min(1)]).nullish(),
   pad_token_id: id.nullish(),
+  decoder_start_token_id: id.nullish(),
   max_new_tokens: z.int().min(1).nullish(),
   min_new_tokens: z.int().min(0).nullish(),
   num_beams: z.int().min(1).nullish(),
@@ -33,7 +34,6 @@ export type GenerationConfig = z.infer<typeof schema>;
 
 /** Keys that do not change which text comes out: where ids come from, how it is computed, what else is returned. */
 const harmless: ReadonlySet<string> = new Set([
-  "decoder_start_token_id",
   "use_cache",
   "cache_implementation",
   "cache_config",

@@ -104,6 +104,8 @@ const schemas = {
     inputIds: anything,
     attentionMask: z.unknown().optional(),
     labels: z.unknown().optional(),
+    decoderInputIds: z.unknown().optional(),
+    decoderAttentionMask: z.unknown().optional(),
     signal: settings.signal,
   }),
 };
@@ -121,7 +123,10 @@ export function checkOptions(call: keyof typeof schemas, options: unknown): void
   });
 }
 
-type TextIds = Readonly<Record<"bos_token_id" | "eos_token_id" | "pad_token_id", number | null>>;
+type TextIds = Readonly<Record<"bos_token_id" | "eos_token_id" | "pad_token_id", number | null>> & {
+  readonly model_type?: "opt" | "t5";
+  readonly decoder_start_token_id?: number | null | undefined;
+};
 
 /** Of these, `numBeams` and `topK` depend on the search where the model's file does not say. */
 type UsualSettings = Required<
@@ -142,6 +147,8 @@ export interface GenerationDefaults {
   readonly startId: number;
   readonly endIds: readonly number[];
   readonly padId: number;
+  /** Where the text of an encoder-decoder starts. */
+  readonly decoderStartId?: number;
 }
 
 /**
@@ -156,6 +163,8 @@ export function generationDefaults(
   const config = parseGenerationConfig(json ?? {}, where);
   const end = config.eos_token_id ?? text.eos_token_id;
   const endIds = end === null ? [] : [end].flat();
+  const isT5 = text.model_type === "t5";
+  const padId = config.pad_token_id ?? text.pad_token_id ?? (isT5 ? 0 : 1);
   return {
     settings: {
       maxNewTokens: config.max_new_tokens ?? 30,
@@ -174,9 +183,12 @@ export function generationDefaults(
       penaltyAlpha: config.penalty_alpha ?? 0,
     },
     stops: [config.stop_strings ?? []].flat(),
-    startId: text.bos_token_id ?? config.bos_token_id ?? 2,
+    startId: text.bos_token_id ?? config.bos_token_id ?? (isT5 ? 1 : 2),
     endIds,
-    padId: config.pad_token_id ?? text.pad_token_id ?? 1,
+    padId,
+    ...(isT5 && {
+      decoderStartId: config.decoder_start_token_id ?? text.decoder_start_token_id ?? padId,
+    }),
   };
 }
 

@@ -11,6 +11,8 @@ export interface Prompt {
   readonly mask: HostTensor;
   /** The id that stands for a soft position where ids are listed; a repetition penalty counts it as seen. */
   readonly softId?: number | undefined;
+  /** The id that an encoder-decoder's text starts from, which alone counts as seen there; others have none. */
+  readonly decoderStartId?: number | undefined;
 }
 
 /** What a generation may be begun with. */

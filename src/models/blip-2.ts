@@ -1,15 +1,17 @@
 /**
- * The whole of BLIP-2 with a decoder-only language model, under the names of Hugging Face's
+ * The whole of BLIP-2 with a language model, under the names of Hugging Face's
  * `Blip2ForConditionalGeneration`: its config.json, and its three parts.
  */
 import { z } from "zod";
 import { UserError } from "../errors.js";
 import type { Parameters } from "../nn/parameters.js";
 import { SecondStage } from "./blip-2-bridge.js";
-import { Opt, optConfigSchema } from "./opt.js";
+import { Opt, optConfigSchema, type OptConfig } from "./opt.js";
 import { qFormerConfigSchema } from "./q-former.js";
+import { isUnreadT5Tensor, T5, t5ConfigSchema } from "./t5.js";
 import {
   bridgeNormEpsilon,
+  isUnusedVisionTensor,
   visionConfigSchema,
   visionEncoder,
   type VisionEncoder,
@@ -22,16 +24,45 @@ const schema = z.looseObject({
   image_token_index: z.int().nonnegative().nullish(),
   vision_config: visionConfigSchema.prefault({}),
   qformer_config: qFormerConfigSchema.prefault({}),
-  text_config: optConfigSchema.prefault({}),
+  text_config: z.discriminatedUnion("model_type", [optConfigSchema, t5ConfigSchema]).prefault({
+    model_type: "opt",
+  }),
 });
 
 /** A checked config.json. Files hold only what differs from the defaults; here everything is present. */
 export type Blip2Config = z.infer<typeof schema>;
 
+type Rule = readonly [key: string, value: unknown, fits: boolean, required: string];
+
+function optRules(text: OptConfig): readonly Rule[] {
+  return [
+    [
+      "text_config.num_attention_heads",
+      text.num_attention_heads,
+      text.hidden_size % text.num_attention_heads === 0,
+      `a divisor of hidden_size ${text.hidden_size}`,
+    ],
+    [
+      "text_config.word_embed_proj_dim",
+      text.word_embed_proj_dim,
+      // Words are narrower than the language projection; transformers would cut its rows in the wrong places.
+      (text.word_embed_proj_dim ?? text.hidden_size) === text.hidden_size,
+      `hidden_size ${text.hidden_size}, the width of the soft prompt`,
+    ],
+    [
+      "text_config.tie_word_embeddings",
+      text["tie_word_embeddings"],
+      text["tie_word_embeddings"] !== false,
+      "true: the head is the word table",
+    ],
+  ];
+}
+
 /** What else a config may say that would change the numbers, and why it is refused. */
 function refusals(config: Blip2Config): string[] {
   const { vision_config: vision, qformer_config: qformer, text_config: text } = config;
-  const rules: readonly (readonly [key: string, value: unknown, fits: boolean, required: string])[] = [
+  const isDecoderOnly = text.model_type === "opt";
+  const rules: readonly Rule[] = [
     [
       "quantization_config",
       config["quantization_config"],
@@ -41,8 +72,8 @@ function refusals(config: Blip2Config): string[] {
     [
       "use_decoder_only_language_model",
       config["use_decoder_only_language_model"],
-      config["use_decoder_only_language_model"] !== false,
-      "true",
+      (config["use_decoder_only_language_model"] ?? isDecoderOnly) === isDecoderOnly,
+      `${isDecoderOnly}, for ${text.model_type}`,
     ],
     ["vision_config.num_channels", vision["num_channels"], (vision["num_channels"] ?? 3) === 3, "3"],
     [
@@ -75,24 +106,7 @@ function refusals(config: Blip2Config): string[] {
       qformer.hidden_size % qformer.num_attention_heads === 0,
       `a divisor of hidden_size ${qformer.hidden_size}`,
     ],
-    [
-      "text_config.num_attention_heads",
-      text.num_attention_heads,
-      text.hidden_size % text.num_attention_heads === 0,
-      `a divisor of hidden_size ${text.hidden_size}`,
-    ],
-    [
-      "text_config.word_embed_proj_dim",
-      text.word_embed_proj_dim,
-      (text.word_embed_proj_dim ?? text.hidden_size) === text.hidden_size,
-      `hidden_size ${text.hidden_size}, the width of the soft prompt`,
-    ],
-    [
-      "text_config.tie_word_embeddings",
-      text["tie_word_embeddings"],
-      text["tie_word_embeddings"] !== false,
-      "true: the head is the word table",
-    ],
+    ...(isDecoderOnly ? optRules(text) : []),
   ];
   return rules.flatMap(([key, value, fits, required]) =>
     fits ? [] : [`${key} is ${JSON.stringify(value)}: ${required} is required`],
@@ -101,7 +115,7 @@ function refusals(config: Blip2Config): string[] {
 
 const remedies: Readonly<Record<string, string>> = {
   model_type: '"blip-2" is required',
-  "text_config.model_type": 'only "opt" is supported so far',
+  "text_config.model_type": '"opt" or "t5" is required',
 };
 
 /**
@@ -136,12 +150,37 @@ export function blip2Config(json: unknown, where = "config.json"): Blip2Config {
 export interface Blip2Parts {
   readonly vision: VisionEncoder;
   readonly bridge: SecondStage;
-  readonly languageModel: Opt;
+  readonly languageModel: Opt | T5;
 }
 
-/** Declares all weights of the checkpoint in `parameters`. */
-export function buildBlip2(config: Blip2Config, parameters: Parameters): Blip2Parts {
+/**
+ * Says of tensors that published files hold which say nothing: buffers, CLIP's last block, tied copies of the
+ * word table.
+ */
+export function unreadTensors({
+  text_config: text,
+  vision_config: vision,
+}: Blip2Config): (name: string) => boolean {
+  const prefix = "language_model.";
+  const isCopy = text.model_type === "opt" ? (name: string) => name === "lm_head.weight" : isUnreadT5Tensor;
+  return (name) =>
+    name.endsWith(".position_ids") ||
+    isUnusedVisionTensor(vision, name) ||
+    (name.startsWith(prefix) && isCopy(name.slice(prefix.length)));
+}
+
+/**
+ * Declares all weights of the checkpoint in `parameters`.
+ * @param stored says which tensors the checkpoint has: see `T5`.
+ */
+export function buildBlip2(
+  config: Blip2Config,
+  parameters: Parameters,
+  stored?: { has(name: string): boolean },
+): Blip2Parts {
   const root = parameters.scope();
+  const { text_config: text } = config;
+  const language = root.at("language_model");
   return {
     vision: visionEncoder(config.vision_config, parameters),
     bridge: new SecondStage(
@@ -149,10 +188,10 @@ export function buildBlip2(config: Blip2Config, parameters: Parameters): Blip2Pa
         qformer: config.qformer_config,
         visionNormEpsilon: bridgeNormEpsilon(config.vision_config),
         queryCount: config.num_query_tokens,
-        languageSize: config.text_config.hidden_size,
+        languageSize: text.model_type === "opt" ? text.hidden_size : text.d_model,
       },
       root,
     ),
-    languageModel: new Opt(config.text_config, root.at("language_model")),
+    languageModel: text.model_type === "opt" ? new Opt(text, language) : new T5(text, language, stored),
   };
 }

@@ -50,6 +50,23 @@ export class LayerNorm {
   }
 }
 
+/** T5's norm: no mean and no bias. Over the last axis, `weight` [D]. */
+export class RmsNorm {
+  private readonly weight: Tensor;
+
+  constructor(
+    scope: Scope,
+    size: number,
+    private readonly epsilon: number,
+  ) {
+    this.weight = scope.tensor("weight", [size], ones);
+  }
+
+  forward(x: Tensor): Tensor {
+    return ops.rmsNorm(x, this.weight, this.epsilon);
+  }
+}
+
 /** A table of rows, `weight` [count, D]. */
 export class Embedding {
   readonly weight: Tensor;
@@ -71,6 +88,7 @@ export const activations = {
   gelu_pytorch_tanh: (x: Tensor): Tensor => ops.gelu(x, "tanh"),
   quick_gelu: (x: Tensor): Tensor => ops.quickGelu(x),
   relu: (x: Tensor): Tensor => ops.relu(x),
+  silu: (x: Tensor): Tensor => ops.mul(x, ops.sigmoid(x)),
 } as const;
 
 export type ActivationName = keyof typeof activations;

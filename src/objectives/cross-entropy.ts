@@ -27,6 +27,13 @@ export function softTargetCrossEntropy(logits: Tensor, targets: Tensor): Tensor 
   return ops.neg(ops.reduceMean(ops.reduceSum(ops.mul(targets, ops.logSoftmax(logits)), [-1])));
 }
 
+/** The loss where each position predicts its own label. logits: [B, T, V], labels: int64 [B, T] -> scalar. */
+export function labelLoss(logits: Tensor, labels: Tensor): Tensor {
+  const [b, t, v] = logits.shape;
+  const count = ops.multiplyDims(b!, t!);
+  return crossEntropy(ops.reshape(logits, [count, v!]), ops.reshape(labels, [count]));
+}
+
 /** Loss of predicting each next token. logits: [B, T, V], labels: int64 [B, T], aligned with the inputs. */
 export function nextTokenLoss(logits: Tensor, labels: Tensor, smoothing = 0): Tensor {
   const [b, t, v] = logits.shape;

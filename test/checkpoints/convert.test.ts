@@ -11,6 +11,7 @@ import { checkConversion } from "../../src/cli/convert/check.js";
 import { convert } from "../../src/cli/verbs/convert.js";
 import { Device, input } from "../../src/engine/index.js";
 import { Blip2Runner } from "../../src/generation/blip-2-runner.js";
+import type { Decoder } from "../../src/generation/decoder.js";
 import { int64Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { FirstStage } from "../../src/models/blip-2-bridge.js";
 import { blip2Config } from "../../src/models/blip-2.js";
@@ -91,7 +92,7 @@ describe("stage 2 with OPT, from three files", () => {
     const text = Array.from({ length: batch }, (_, b) =>
       Array.from((ids.data as BigInt64Array).slice(b * length + 4, (b + 1) * length)),
     );
-    const logits = await runner.decoder.forward({
+    const logits = await (runner.decoder as Decoder).forward({
       embeddings: outputs["languageProjection"]!,
       ids: int64Tensor(BigInt64Array.from(text.flat()), [batch, length - 4]),
       mask: int64Tensor(new BigInt64Array(batch * length).fill(1n), [batch, length]),

@@ -205,6 +205,10 @@ describe("forward", () => {
         /labels must have dims \[1, 5\]/,
       ],
       [{ pixelValues, inputIds: { data: [1.5], dims: [1, 1] } }, /inputIds must hold whole numbers/],
+      [
+        { pixelValues, inputIds: ids([2]), decoderInputIds: ids([2]) },
+        /decoderInputIds is for an encoder-decoder, this model is none/,
+      ],
       [{ pixelValues, inputIds: ids([2]), input_ids: 1 }, /unknown option input_ids; did you mean inputIds/],
     ] as const;
     for (const [inputs, message] of cases)
@@ -223,9 +227,19 @@ describe("load", () => {
       /config.json: model_type is "blip": "blip-2" is required/,
     ],
     [
-      "T5",
+      "another language model",
+      { config: { text_config: { model_type: "llama" } } },
+      /text_config.model_type is "llama": "opt" or "t5" is required/,
+    ],
+    [
+      "T5 as a decoder",
       { config: { text_config: { model_type: "t5" } } },
-      /text_config.model_type is "t5": only "opt" is supported/,
+      /use_decoder_only_language_model is true: false, for t5 is required/,
+    ],
+    [
+      "words narrower than the soft prompt",
+      { config: { text_config: { word_embed_proj_dim: 8 } } },
+      /word_embed_proj_dim is 8: hidden_size 16, the width of the soft prompt is required/,
     ],
     [
       "text for the Q-Former",

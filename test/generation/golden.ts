@@ -15,8 +15,8 @@ interface Listed {
   readonly generate_defaults: { readonly eos_token_id: number; readonly pad_token_id: number };
 }
 
-export function goldenRuns(name: string): Listed {
-  return JSON.parse(readFileSync(`test/golden/models/${name}.json`, "utf8")) as Listed;
+export function goldenRuns(name: string, group = "models"): Listed {
+  return JSON.parse(readFileSync(`test/golden/${group}/${name}.json`, "utf8")) as Listed;
 }
 
 /** Options of transformers' `generate` as settings of a search. */
