@@ -1,9 +1,15 @@
 /** `npm run bench -- NAME [options]`: the benchmarks by name. */
+import { captions } from "./captions.js";
+import { inference } from "./inference.js";
+import { quantisation } from "./quantisation.js";
 import { timerDelays } from "./timer.js";
 import { trainingStep } from "./training-step.js";
 
 const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
   training: trainingStep,
+  inference,
+  quantisation,
+  captions,
   timer: timerDelays,
 };
 

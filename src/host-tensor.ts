@@ -15,6 +15,33 @@ export interface HostTensor {
   readonly data: TypedArray;
 }
 
+/** A dense tensor that still lies in a file: row-major, little-endian, `length` bytes from byte `offset` on. */
+export interface StoredTensor {
+  readonly dtype: DType;
+  readonly dims: readonly number[];
+  readonly file: string;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/**
+ * A matrix [N, K] of a linear layer, held in few bits.
+ * "int8": `values` int8 [K, N], one scale per row n: w[n, k] = scales[n] values[k, n].
+ * "int4": `values` uint8 [N, K / block, block / 2], two values in a byte, the even k in the lower half;
+ * `scales` [N, K / block], rounded up where K does not divide: w[n, k] = scales[n, k / block] (value - 8).
+ */
+export interface QuantisedMatrix {
+  readonly quantised: "int8" | "int4";
+  readonly dims: readonly [n: number, k: number];
+  readonly values: HostTensor | StoredTensor;
+  readonly scales: HostTensor | StoredTensor;
+  /** The same matrix as it was, where its rows are also looked up: a word table that is the head too. */
+  readonly table?: HostTensor | StoredTensor;
+}
+
+/** What a frozen weight may be held as. */
+export type FrozenValue = HostTensor | StoredTensor | QuantisedMatrix;
+
 export const bytesPerElement: { readonly [K in DType]: number } = {
   float32: 4,
   float16: 2,

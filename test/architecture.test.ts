@@ -40,6 +40,7 @@ const publicSurface = "src/index.ts";
 const portableFolders: readonly string[] = ["engine", "nn", "models", "generation", "objectives"];
 const nodeFiles: readonly string[] = [
   "src/engine/cpu-count.ts",
+  "src/engine/placement.ts",
   "src/engine/session.ts",
   "src/engine/session-worker.ts",
 ];

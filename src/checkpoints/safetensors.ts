@@ -146,13 +146,9 @@ export async function writeSafetensors(
 ): Promise<void> {
   const named: [string, HostTensor | LazyTensor][] =
     tensors instanceof Map ? [...tensors] : Object.entries(tensors);
-  const ordered = named.sort(
-    ([a, x], [b, y]) => bytesPerElement[y.dtype] - bytesPerElement[x.dtype] || (a < b ? -1 : a > b ? 1 : 0),
-  );
-  const header = encodeHeader(ordered, metadata);
-  await writeFileAtomic(path, async (file) => {
-    await file.writeFile(header);
-    for (const [i, [name, tensor]] of ordered.entries()) {
+  for (const [name, tensor] of named) if ("data" in tensor) requireFit(name, tensor);
+  await fillSafetensors(path, named, metadata, async (write) => {
+    for (const [i, [name, tensor]] of named.sort(inFileOrder).entries()) {
       const { dtype, dims, data } = "read" in tensor ? await tensor.read() : tensor;
       if (dtype !== tensor.dtype || dims.join() !== tensor.dims.join()) {
         throw new InternalError(
@@ -160,8 +156,56 @@ export async function writeSafetensors(
         );
       }
       requireFit(name, { dtype, dims, data });
-      await file.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-      onTensor?.(i + 1, ordered.length);
+      await write(name, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      onTensor?.(i + 1, named.length);
+    }
+  });
+}
+
+/** What is known of a tensor before it is written. */
+export type DeclaredTensor = readonly [name: string, Pick<HostTensor, "dtype" | "dims">];
+
+/** Writes the next bytes of a tensor. */
+export type WriteTensor = (name: string, bytes: Uint8Array) => Promise<void>;
+
+const inFileOrder = ([a, x]: DeclaredTensor, [b, y]: DeclaredTensor): number =>
+  bytesPerElement[y.dtype] - bytesPerElement[x.dtype] || (a < b ? -1 : a > b ? 1 : 0);
+
+/**
+ * The same for tensors that are made one after the other: `fill` gives their bytes, whole or in pieces, in any order of
+ * the tensors, and the result does not depend on that order.
+ * Throws `InternalError` if a tensor did not get all its bytes.
+ */
+export async function fillSafetensors(
+  path: string,
+  tensors: Iterable<DeclaredTensor>,
+  metadata: Readonly<Record<string, string>>,
+  fill: (write: WriteTensor) => Promise<void>,
+): Promise<void> {
+  const ordered = [...tensors].sort(inFileOrder);
+  const header = encodeHeader(ordered, metadata);
+  const places = new Map<string, { next: number; readonly end: number }>();
+  let position = header.length;
+  for (const [name, { dtype, dims }] of ordered) {
+    const end = position + elementCount(dims) * bytesPerElement[dtype];
+    places.set(name, { next: position, end });
+    position = end;
+  }
+  await writeFileAtomic(path, async (file) => {
+    await file.write(header, 0, header.length, 0);
+    await fill(async (name, bytes) => {
+      const place = places.get(name);
+      if (place === undefined || place.next + bytes.length > place.end) {
+        throw new InternalError(`fillSafetensors: no place for ${bytes.length} bytes of ${name}`);
+      }
+      for (let done = 0; done < bytes.length;) {
+        const most = Math.min(2 ** 30, bytes.length - done);
+        done += (await file.write(bytes, done, most, place.next + done)).bytesWritten;
+      }
+      place.next += bytes.length;
+    });
+    for (const [name, { next, end }] of places) {
+      if (next < end) throw new InternalError(`fillSafetensors: ${name} lacks ${end - next} bytes`);
     }
   });
 }
@@ -175,17 +219,15 @@ function requireFit(name: string, { dtype, dims, data }: HostTensor): void {
 }
 
 function encodeHeader(
-  ordered: readonly [string, HostTensor | LazyTensor][],
+  ordered: readonly DeclaredTensor[],
   metadata: Readonly<Record<string, string>>,
 ): Uint8Array {
   const names = Object.fromEntries(Object.entries(fileDTypes).map(([file, dtype]) => [dtype, file]));
   // Built as a list of members: an object would move names such as "0" to the front and lose "__proto__".
   const members = [`"__metadata__":${JSON.stringify(metadata)}`];
   let position = 0;
-  for (const [name, tensor] of ordered) {
+  for (const [name, { dtype, dims }] of ordered) {
     if (name === "__metadata__") throw new InternalError(`writeSafetensors: ${name} cannot name a tensor`);
-    const { dtype, dims } = tensor;
-    if ("data" in tensor) requireFit(name, tensor);
     const end = position + elementCount(dims) * bytesPerElement[dtype];
     const entry = { dtype: names[dtype], shape: dims, data_offsets: [position, end] };
     members.push(`${JSON.stringify(name)}:${JSON.stringify(entry)}`);

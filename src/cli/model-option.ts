@@ -3,6 +3,15 @@ import type { Context } from "./verb.js";
 
 const help = "a folder, or else the name of a model on the Hugging Face hub, which is fetched once";
 
+/** Spread into the options of a verb that only runs its model. */
+export const precisionOption = {
+  precision: {
+    type: "enum",
+    choices: ["fp32", "int8", "int4"],
+    help: "how weights are held: int8 and int4 are faster and smaller, and copy the model once; fp32 if not given",
+  },
+} as const;
+
 /** Spread into the options of a verb that has a bundled model to fall back on. */
 export const modelOptions = {
   model: { type: "string", value: "MODEL", help: `${help}; the bundled model if not given` },
@@ -36,4 +45,19 @@ export async function modelFolder(
   });
   progress.clear();
   return folder;
+}
+
+/** The options of loading that show on the command line how it goes. */
+export function loadingHooks({ progress, log, signal }: Context): {
+  readonly signal: AbortSignal;
+  readonly onProgress: (progress: { detail: string; step: number; total: number }) => void;
+  readonly onNotice: (notice: string) => void;
+} {
+  return {
+    signal,
+    // Bytes and parts of a model say little as numbers: percent.
+    onProgress: ({ detail, step, total }) =>
+      progress.update({ label: detail, step: Math.floor((100 * step) / total), total: 100 }),
+    onNotice: (notice) => log(`blip2: ${notice}`),
+  };
 }

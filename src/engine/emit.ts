@@ -1,12 +1,13 @@
 /** Writes a symbolic graph as an ONNX model in memory. */
 import { InternalError, UserError } from "../errors.js";
-import type { DType, HostTensor } from "../host-tensor.js";
+import type { DType, FrozenValue, HostTensor, StoredTensor } from "../host-tensor.js";
 import { topologicalOrder } from "./autodiff.js";
 import { multiplyDims, polynomialOf, showShape, type Dim, type Shape } from "./dims.js";
 import type { Node, OpName, Tensor } from "./graph.js";
 import {
   attributeType,
   encodeModel,
+  externalLocation,
   type OnnxAttributeRecord,
   type OnnxNode,
   type OnnxTensor,
@@ -14,6 +15,7 @@ import {
 } from "./onnx-schema.js";
 import { opTable } from "./op-table.js";
 import { onnxType } from "./ops/elementwise.js";
+import { heldForms, type HeldForm } from "./ops/held-weights.js";
 import type { Emitter, NodeOptions, OnnxAttribute, OpRule } from "./ops/rule.js";
 
 /** A graph input as a caller must feed it. */
@@ -31,18 +33,33 @@ export interface EmittedModel {
   readonly nodeTypes: readonly string[];
 }
 
-/** Values of frozen weights by checkpoint name. */
+/** Values of weights by checkpoint name. */
 export type Weights = ReadonlyMap<string, HostTensor>;
+
+/** Values of frozen weights by checkpoint name, in memory, in files, or quantised. */
+export type FrozenWeights = ReadonlyMap<string, FrozenValue>;
+
+/** Says where the model will find a tensor: a name beside itself, and the first byte in there. */
+export type Locate = (tensor: StoredTensor) => { readonly location: string; readonly offset: number };
 
 /**
  * Emits the graph that computes `outputs`. Every `frozen` leaf must have a value of its shape in
  * `weights`; float16 and bfloat16 values are written as they are and widened in the graph (the runtime
- * folds that at load). Throws a `UserError` that names all weights that are missing or misshapen.
+ * folds that at load). Tensors in files are referred to, at the places that `locate` gives.
+ * Throws a `UserError` that names all weights that are missing or misshapen.
  */
-export function emit(outputs: Readonly<Record<string, Tensor>>, weights: Weights = new Map()): EmittedModel {
+export function emit(
+  outputs: Readonly<Record<string, Tensor>>,
+  weights: FrozenWeights = new Map(),
+  locate: Locate = unplaced,
+): EmittedModel {
   const order = topologicalOrder(deepestFirst(Object.values(outputs)));
-  return new ModelWriter(weights, order, outputs).write();
+  return new ModelWriter(weights, order, outputs, locate).write();
 }
+
+const unplaced: Locate = ({ file }) => {
+  throw new InternalError(`emit: nobody says where the model finds ${file}`);
+};
 
 /**
  * The runtime carries out what the last node needs first. So outputs go from the longest way to the shortest: gradients
@@ -72,14 +89,18 @@ class ModelWriter implements Emitter {
   private readonly dimensionSources = new Map<string, { readonly input: string; readonly axis: number }>();
   private readonly dimensionValues = new Map<Dim, string>();
   private readonly used: ReadonlySet<Tensor>;
+  /** Frozen weights by name; each is written in the form that its first user asks for. */
+  private readonly held = new Map<string, FrozenValue>();
+  private readonly written = new Set<string>();
   /** Names of graph inputs and frozen weights. */
   private readonly taken = new Set<string>();
   private counter = 0;
 
   constructor(
-    private readonly weights: Weights,
+    private readonly weights: FrozenWeights,
     private readonly order: readonly Node[],
     private readonly outputs: Readonly<Record<string, Tensor>>,
+    private readonly locate: Locate,
   ) {
     this.used = new Set([...order.flatMap((node) => node.inputs), ...Object.values(outputs)]);
   }
@@ -109,7 +130,10 @@ class ModelWriter implements Emitter {
         if (value === undefined) problems.push(`${name} is missing`);
         else if (showShape(value.dims) !== showShape(tensor.shape)) {
           problems.push(`${name} must be ${showShape(tensor.shape)}, is ${showShape(value.dims)}`);
-        } else this.names.set(tensor, this.frozenWeight(name, value));
+        } else if (this.held.get(name) !== value) {
+          this.take(name);
+          this.held.set(name, value);
+        }
       } else if (node.kind === "constant") {
         this.names.set(tensor, this.constant((node as Node<"constant">).attributes.value));
       }
@@ -123,19 +147,39 @@ class ModelWriter implements Emitter {
     this.taken.add(name);
   }
 
-  private frozenWeight(name: string, value: HostTensor): string {
+  /** The value of a leaf, if it is a frozen weight. */
+  private heldValue(tensor: Tensor | undefined): FrozenValue | undefined {
+    if (tensor?.node.kind !== "frozen") return undefined;
+    return this.held.get((tensor.node as Node<"frozen">).attributes.name);
+  }
+
+  /** A frozen weight as float32, written where it is first used. */
+  private frozenWeight(name: string, value: FrozenValue): string {
     const known = this.constants.get(`frozen ${name}`);
     if (known !== undefined) return known;
-    this.take(name);
-    this.initializers.push({
-      name,
-      dims: value.dims,
-      dataType: onnxType(value.dtype),
-      rawData: bytesOf(value),
-    });
-    const widened = value.dtype === "float32" ? name : this.node("Cast", [name], { to: onnxType("float32") });
+    if ("quantised" in value) {
+      throw new InternalError(
+        `emit: ${name} is held as ${value.quantised}, which serves x W^T only: neither gradients nor other ops read it`,
+      );
+    }
+    const stored = this.initializer(name, value);
+    const widened =
+      value.dtype === "float32" ? stored : this.node("Cast", [stored], { to: onnxType("float32") });
     this.constants.set(`frozen ${name}`, widened);
     return widened;
+  }
+
+  initializer(name: string, value: HostTensor | StoredTensor): string {
+    if (this.written.has(name)) return name;
+    this.written.add(name);
+    const tensor = { name, dims: value.dims, dataType: onnxType(value.dtype) };
+    if ("data" in value) this.initializers.push({ ...tensor, rawData: bytesOf(value) });
+    else {
+      const place = { ...this.locate(value), length: value.length };
+      const externalData = Object.entries(place).map(([key, entry]) => ({ key, value: String(entry) }));
+      this.initializers.push({ ...tensor, externalData, dataLocation: externalLocation });
+    }
+    return name;
   }
 
   private writeNode(node: Node): void {
@@ -151,12 +195,25 @@ class ModelWriter implements Emitter {
       this.names.set(output, name);
       return name;
     });
+    const form = heldForms[node.kind] as HeldForm<OpName> | undefined;
+    const weight = form && node.inputs[form.operand];
+    const value = this.heldValue(weight);
+    if (form && value && form.takes(node, value)) {
+      const { name } = (weight!.node as Node<"frozen">).attributes;
+      const others = node.inputs.map((child) => (child === weight ? "" : this.nameOf(child)));
+      form.emit(this, node, { name, value }, others, outputs);
+      return;
+    }
     const rule = opTable[node.kind] as OpRule<OpName>;
     const inputs = node.inputs.map((child) => this.nameOf(child));
     rule.emit(this, node, inputs, outputs);
   }
 
   private nameOf(tensor: Tensor): string {
+    const value = this.heldValue(tensor);
+    if (value !== undefined) {
+      return this.frozenWeight((tensor.node as Node<"frozen">).attributes.name, value);
+    }
     const name = this.names.get(tensor);
     if (name === undefined) throw new InternalError(`emit: ${tensor} has not been written yet`);
     return name;

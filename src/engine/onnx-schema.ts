@@ -70,8 +70,14 @@ export interface OnnxTensor {
   readonly name: string;
   readonly dims: readonly number[];
   readonly dataType: number;
-  readonly rawData: Uint8Array;
+  readonly rawData?: Uint8Array;
+  /** Where the bytes lie instead: `location` (a name in the model's folder), `offset` and `length`. */
+  readonly externalData?: readonly { readonly key: string; readonly value: string }[];
+  readonly dataLocation?: number;
 }
+
+/** TensorProto.DataLocation.EXTERNAL */
+export const externalLocation = 1;
 
 /** AttributeProto.AttributeType. */
 export const attributeType = { float: 1, int: 2, string: 3, tensor: 4, floats: 6, ints: 7 } as const;

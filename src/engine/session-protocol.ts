@@ -1,5 +1,6 @@
 /** What crosses the border between a caller and the thread that owns the runtime. */
 import type { HostTensor } from "../host-tensor.js";
+import type { PlacedModel } from "./placement.js";
 
 export interface WorkerSettings {
   readonly threads: number;
@@ -13,7 +14,7 @@ type Tensors = Readonly<Record<string, HostTensor>>;
 export type Slots = Readonly<Record<string, string>>;
 
 export type Request = { readonly id: number } & (
-  | { readonly verb: "compile"; readonly program: number; readonly model: Uint8Array }
+  | { readonly verb: "compile"; readonly program: number; readonly model: PlacedModel }
   | {
       readonly verb: "run";
       readonly program: number;

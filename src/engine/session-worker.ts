@@ -53,7 +53,12 @@ async function answer(request: Request): Promise<Reply["value"]> {
           ? {}
           : { enableProfiling: true, profileFilePrefix: settings.profilePrefix }),
       };
-      sessions.set(request.program, await ort.InferenceSession.create(request.model, options));
+      const { model } = request;
+      const session =
+        "path" in model
+          ? ort.InferenceSession.create(model.path, options)
+          : ort.InferenceSession.create(model.bytes, { ...options, externalData: model.externalData });
+      sessions.set(request.program, await session);
       return undefined;
     }
     case "run": {

@@ -4,15 +4,18 @@ import { InternalError, InterruptedError } from "../errors.js";
 import { elementCount, type HostTensor } from "../host-tensor.js";
 import { availableCpus } from "./cpu-count.js";
 import { evaluateDim, isName, namesOf, showShape, type Dim } from "./dims.js";
-import { emit, type InputSpec, type Weights } from "./emit.js";
+import { emit, type FrozenWeights, type InputSpec } from "./emit.js";
 import type { Tensor } from "./graph.js";
+import { placeBeside } from "./placement.js";
 import type { Reply, Request, RequestBody, Slots, WorkerSettings } from "./session-protocol.js";
 
 export type HostTensors = Readonly<Record<string, HostTensor>>;
 
 export interface CompileOptions {
-  /** Values of the frozen leaves, by name. */
-  readonly weights?: Weights;
+  /** Values of the frozen leaves, by name. Those in files are mapped from there, where that is possible. */
+  readonly weights?: FrozenWeights;
+  /** Is told what the caller should know, such as why weights are copied and not mapped. */
+  readonly onNotice?: ((notice: string) => void) | undefined;
   /** Graph inputs that are read from resident slots (input name to slot); a fed value goes first. */
   readonly residentInputs?: Slots;
   /** Graph outputs that stay in the worker (output name to slot); `run` does not return them. */
@@ -95,10 +98,23 @@ export class Device {
 
   /** Emits the graph of `outputs` and loads it. */
   async compile(outputs: Readonly<Record<string, Tensor>>, options: CompileOptions = {}): Promise<Program> {
-    const model = emit(outputs, options.weights);
+    const files = filesOf(options.weights);
+    const placement = files.length === 0 ? undefined : await placeBeside(files);
     const program = this.nextProgram++;
-    const bytes = ownBuffer(model.bytes);
-    await this.request({ verb: "compile", program, model: bytes }, [bytes.buffer]);
+    let model;
+    try {
+      if (placement?.notice !== undefined) options.onNotice?.(placement.notice);
+      model = emit(outputs, options.weights, placement?.locate);
+      const placed = (await placement?.write(model.bytes)) ?? { bytes: model.bytes, externalData: [] };
+      if ("path" in placed) await this.request({ verb: "compile", program, model: placed });
+      else {
+        const bytes = ownBuffer(placed.bytes);
+        const buffers = [bytes.buffer, ...placed.externalData.map(({ data }) => data.buffer)];
+        await this.request({ verb: "compile", program, model: { ...placed, bytes } }, buffers);
+      }
+    } finally {
+      await placement?.remove();
+    }
     return new Program(
       (body) => this.request(body),
       program,
@@ -263,6 +279,14 @@ function compact(tensors: HostTensors): HostTensors {
       return [name, own ? value : { ...value, data: value.data.slice() }];
     }),
   );
+}
+
+/** The files that weights lie in. */
+function filesOf(weights: FrozenWeights = new Map()): string[] {
+  const tensors = [...weights.values()].flatMap((value) =>
+    "quantised" in value ? [value.values, value.scales, ...(value.table ? [value.table] : [])] : [value],
+  );
+  return [...new Set(tensors.flatMap((tensor) => ("file" in tensor ? [tensor.file] : [])))];
 }
 
 /** Bytes that fill their buffer, so that it can be handed over. */

@@ -6,14 +6,32 @@
  */
 import type { TensorFile } from "../checkpoints/safetensors.js";
 import { checkTensors } from "../checkpoints/model-folder.js";
-import { input, type Device, type HostTensors, type Program } from "../engine/index.js";
-import { InterruptedError } from "../errors.js";
+import { input, type Device, type FrozenWeights, type HostTensors, type Program } from "../engine/index.js";
+import { InternalError, InterruptedError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import { buildBlip2, unreadTensors, type Blip2Config } from "../models/blip-2.js";
+import { openFrozenWeights, type LoadingHooks } from "../models/frozen-weights.js";
+import type { Precision } from "../models/precision.js";
 import { T5 } from "../models/t5.js";
 import { Parameters } from "../nn/parameters.js";
 import { Decoder } from "./decoder.js";
 import { EncoderDecoder } from "./encoder-decoder.js";
+
+export const blip2Parts = ["vision", "bridge", "languageModel"] as const;
+export type Blip2Part = (typeof blip2Parts)[number];
+
+export interface RunnerOptions extends LoadingHooks {
+  /** Default: fp32. */
+  readonly precision?: Precision;
+  /** What is loaded; what needs another part is refused. Default: all. */
+  readonly parts?: readonly Blip2Part[];
+}
+
+interface LoadedParts {
+  vision?: Program;
+  bridge?: Program;
+  languageModel?: Decoder | EncoderDecoder;
+}
 
 /** Pictures under way at once do not share slots. */
 let pictures = 0;
@@ -22,10 +40,18 @@ export class Blip2Runner {
   private constructor(
     readonly device: Device,
     readonly config: Blip2Config,
-    private readonly vision: Program,
-    private readonly bridge: Program,
-    readonly decoder: Decoder | EncoderDecoder,
+    private readonly loaded: LoadedParts,
   ) {}
+
+  private part<K extends Blip2Part>(name: K): NonNullable<LoadedParts[K]> {
+    const part = this.loaded[name];
+    if (part === undefined) throw new InternalError(`the part ${name} of this model has not been loaded`);
+    return part;
+  }
+
+  get decoder(): Decoder | EncoderDecoder {
+    return this.part("languageModel");
+  }
 
   /**
    * Checks that the file holds exactly the weights of `config`, and loads them part by part.
@@ -35,8 +61,9 @@ export class Blip2Runner {
     device: Device,
     config: Blip2Config,
     file: TensorFile,
-    signal?: AbortSignal,
+    options: RunnerOptions = {},
   ): Promise<Blip2Runner> {
+    const { precision = "fp32", parts = blip2Parts, signal, onProgress, onNotice } = options;
     const parameters = new Parameters(() => false);
     const { vision, bridge, languageModel } = buildBlip2(config, parameters, file.tensors);
     const { image_size: side, hidden_size: width } = config.vision_config;
@@ -46,26 +73,44 @@ export class Blip2Runner {
     const visionOutputs = { hidden, visionFeatures: vision.normalise(hidden) };
     const { queryOutput, softPrompt } = bridge.forward(features);
 
-    checkTensors(parameters.shapes, file.tensors, file.path, { ignored: unreadTensors(config) });
-    const weights = (wanted: (name: string) => boolean): Promise<Map<string, HostTensor>> => {
+    const ignored = unreadTensors(config);
+    checkTensors(parameters.shapes, file.tensors, file.path, { ignored });
+    const hooks = { signal, onProgress, onNotice };
+    // A T5 whose checkpoint has a head does not use the word table as one.
+    const tiedHead = !(languageModel instanceof T5 && file.tensors.has("language_model.lm_head.weight"));
+    const open = await openFrozenWeights(file, { precision, tiedHead, ignored, ...hooks });
+    const weights = (wanted: (name: string) => boolean): Promise<FrozenWeights> => {
       if (signal?.aborted) throw new InterruptedError("stopped on request");
-      return file.readAll([...parameters.shapes.keys()].filter(wanted));
+      return open([...parameters.shapes.keys()].filter(wanted));
     };
     const isLanguage = (name: string): boolean => name.startsWith("language_model.");
     const isNorm = (name: string): boolean => name.startsWith("vision_model.post_layernorm.");
     const isVision = (name: string): boolean => name.startsWith("vision_model.");
-    return new Blip2Runner(
-      device,
-      config,
-      await device.compile(visionOutputs, { weights: await weights(isVision) }),
-      await device.compile(
-        { queryOutput, languageProjection: softPrompt },
-        { weights: await weights((name) => isNorm(name) || !(isVision(name) || isLanguage(name))) },
-      ),
-      languageModel instanceof T5
-        ? await EncoderDecoder.compile(device, languageModel, await weights(isLanguage))
-        : await Decoder.compile(device, languageModel, await weights(isLanguage)),
-    );
+    const isBridge = (name: string): boolean => isNorm(name) || !(isVision(name) || isLanguage(name));
+    const loaders: { readonly [K in Blip2Part]: () => Promise<LoadedParts[K]> } = {
+      vision: async () => device.compile(visionOutputs, { weights: await weights(isVision), onNotice }),
+      bridge: async () =>
+        device.compile(
+          { queryOutput, languageProjection: softPrompt },
+          { weights: await weights(isBridge), onNotice },
+        ),
+      languageModel: async () => {
+        const own = await weights(isLanguage);
+        return languageModel instanceof T5
+          ? EncoderDecoder.compile(device, languageModel, own, onNotice)
+          : Decoder.compile(device, languageModel, own, onNotice);
+      },
+    };
+    const loaded: LoadedParts = {};
+    const load = async <K extends Blip2Part>(part: K): Promise<void> => {
+      loaded[part] = await loaders[part]();
+    };
+    for (const [step, part] of parts.entries()) {
+      onProgress?.({ detail: "load", step, total: parts.length });
+      await load(part);
+    }
+    onProgress?.({ detail: "load", step: parts.length, total: parts.length });
+    return new Blip2Runner(device, config, loaded);
   }
 
   /** Soft visual prompts. pixels: float32 [B, 3, S, S] -> [B, Q, L]. */
@@ -94,11 +139,11 @@ export class Blip2Runner {
       return Object.fromEntries(unwanted.map((name) => [name, slot(name)]));
     };
     try {
-      const seen = await this.vision.run(
+      const seen = await this.part("vision").run(
         { pixel_values: pixels },
         { signal, residentOutputs: keep(["hidden", "visionFeatures"]) },
       );
-      const bridged = await this.bridge.run(
+      const bridged = await this.part("bridge").run(
         {},
         {
           signal,

@@ -7,6 +7,8 @@ import { int64Tensor, type HostTensor } from "../host-tensor.js";
 import type { ImageSource } from "../images/load-image.js";
 import type { PreprocessConfig } from "../images/preprocess.js";
 import { blip2Config, type Blip2Config } from "../models/blip-2.js";
+import type { LoadingHooks } from "../models/frozen-weights.js";
+import type { Precision } from "../models/precision.js";
 import { sizedVision } from "../models/picture-size.js";
 import { labelLoss, nextTokenLoss } from "../objectives/cross-entropy.js";
 import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
@@ -36,9 +38,12 @@ import type { SearchSettings } from "./search.js";
 import type { Prompt, Stepper } from "./stepper.js";
 import { TextWriter } from "./text-writer.js";
 
-export interface LoadOptions extends HubOptions {
-  /** How weights are held and multiplied; "fp32" for now. */
-  readonly precision?: "fp32";
+export interface LoadOptions extends HubOptions, LoadingHooks {
+  /**
+   * How linear layers are held and multiplied. "int8" and "int4" make a quantised copy of the weights beside the
+   * model, once; `models/precision.ts` says what is in how many bits. Default: "fp32".
+   */
+  readonly precision?: Precision | undefined;
   /** Default: the CPUs that this process may use. */
   readonly threads?: number | undefined;
   /**
@@ -146,7 +151,7 @@ export class Blip2 {
    */
   static async load(name: string, options: LoadOptions = {}): Promise<Blip2> {
     checkOptions("load", options);
-    const { precision: _, threads, imageSize, ...hub } = options;
+    const { precision = "fp32", threads, imageSize, ...hub } = options;
     const { signal } = hub;
     const opened = await readModelFolder(await findModel(name, hub));
     const where = (file: string): string => `${opened.path}/${file}`;
@@ -169,7 +174,7 @@ export class Blip2 {
     if (signal?.aborted) throw new InterruptedError("stopped on request");
     const device = Device.open(threads === undefined ? {} : { threads });
     try {
-      const runner = await Blip2Runner.load(device, config, weights, signal);
+      const runner = await Blip2Runner.load(device, config, weights, { precision, ...hub });
       return new Blip2(device, runner, tokenizer, pictures, defaults);
     } catch (error) {
       await device.close();

@@ -14,7 +14,7 @@ import {
   type HostTensors,
   type Program,
   type Tensor,
-  type Weights,
+  type FrozenWeights,
 } from "../engine/index.js";
 import { InternalError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
@@ -40,8 +40,13 @@ export class Decoder {
   }
 
   /** @param weights of `model`, by checkpoint name. */
-  static async compile(device: Device, model: Opt, weights: Weights): Promise<Decoder> {
-    return new Decoder(device, await device.compile(graph(model), { weights }), model);
+  static async compile(
+    device: Device,
+    model: Opt,
+    weights: FrozenWeights,
+    onNotice?: (notice: string) => void,
+  ): Promise<Decoder> {
+    return new Decoder(device, await device.compile(graph(model), { weights, onNotice }), model);
   }
 
   /** The longest sequence that the model has positions for. */

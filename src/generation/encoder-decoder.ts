@@ -14,7 +14,7 @@ import {
   type HostTensors,
   type Program,
   type Tensor,
-  type Weights,
+  type FrozenWeights,
 } from "../engine/index.js";
 import { InternalError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
@@ -50,9 +50,15 @@ export class EncoderDecoder {
   }
 
   /** @param weights of `model`, by checkpoint name. */
-  static async compile(device: Device, model: T5, weights: Weights): Promise<EncoderDecoder> {
-    const encoder = await device.compile(encoderGraph(model), { weights });
-    return new EncoderDecoder(device, encoder, await device.compile(decoderGraph(model), { weights }), model);
+  static async compile(
+    device: Device,
+    model: T5,
+    weights: FrozenWeights,
+    onNotice?: (notice: string) => void,
+  ): Promise<EncoderDecoder> {
+    const options = { weights, onNotice };
+    const encoder = await device.compile(encoderGraph(model), options);
+    return new EncoderDecoder(device, encoder, await device.compile(decoderGraph(model), options), model);
   }
 
   /** Starts a generation. It yields no hidden states, also where they are wanted. */

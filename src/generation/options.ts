@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { checkAgainst, show } from "../check-options.js";
 import { UserError } from "../errors.js";
+import { precisions } from "../models/precision.js";
 import { parseGenerationConfig } from "./generation-config.js";
 import type { SearchSettings } from "./search.js";
 
@@ -74,13 +75,14 @@ const { numBeams: _, numReturnSequences: __, ...streamSettings } = settings;
 /** The options of each call, by its name. */
 const schemas = {
   load: z.strictObject({
-    precision: z.literal("fp32").optional(),
+    precision: z.enum(precisions).optional(),
     threads: z.int().min(1).optional(),
     imageSize: z.int().min(1).optional(),
     signal: settings.signal,
     revision: z.string().optional(),
     onDownload: callback.optional(),
     onNotice: callback.optional(),
+    onProgress: callback.optional(),
   }),
   generate: z.strictObject({ image: anything, prompt: z.string().optional(), ...settings }),
   generateBatch: z.strictObject({
@@ -114,7 +116,7 @@ const schemas = {
 export function checkOptions(call: keyof typeof schemas, options: unknown): void {
   checkAgainst(schemas[call], call, options, (key, value) => {
     if (call === "load" && key === "precision")
-      return `precision ${show(value)} is not available yet; "fp32" is`;
+      return `precision is ${show(value)}: one of ${precisions.join(", ")} is required`;
     if (call === "stream" && key === "numBeams")
       return "numBeams must be 1: beam search knows no text before its end";
     if (call === "stream" && key === "numReturnSequences")

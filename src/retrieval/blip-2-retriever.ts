@@ -93,7 +93,7 @@ export class Blip2Retriever {
    */
   static async load(name: string, options: RetrieverLoadOptions = {}): Promise<Blip2Retriever> {
     checkRetrieverOptions("load", options);
-    const { precision: _, threads, imageSize, maxTextLength, ...hub } = options;
+    const { precision = "fp32", threads, imageSize, maxTextLength, ...hub } = options;
     const { signal } = hub;
     const opened = await readModelFolder(await findModel(name, hub));
     const published = retrievalConfig(opened.config, `${opened.path}/config.json`);
@@ -108,12 +108,10 @@ export class Blip2Retriever {
     if (signal?.aborted) throw new InterruptedError("stopped on request");
     const device = Device.open(threads === undefined ? {} : { threads });
     try {
-      const runner = await RetrievalRunner.load(
-        device,
-        { ...published, vision_config: vision },
-        weights,
-        signal,
-      );
+      const runner = await RetrievalRunner.load(device, { ...published, vision_config: vision }, weights, {
+        precision,
+        ...hub,
+      });
       return new Blip2Retriever(device, runner, tokenizer, pictures, maxTextLength);
     } catch (error) {
       await device.close();

@@ -2,10 +2,12 @@
 import { z } from "zod";
 import { checkAgainst, show } from "../check-options.js";
 import type { HubOptions } from "../checkpoints/hub.js";
+import type { LoadingHooks } from "../models/frozen-weights.js";
+import { precisions, type Precision } from "../models/precision.js";
 
-export interface RetrieverLoadOptions extends HubOptions {
-  /** How weights are held and multiplied; "fp32" for now. */
-  readonly precision?: "fp32" | undefined;
+export interface RetrieverLoadOptions extends HubOptions, LoadingHooks {
+  /** How linear layers are held and multiplied: see `Blip2.load`. Here "int4" is the same as "int8". Default: "fp32". */
+  readonly precision?: Precision | undefined;
   /** Default: the CPUs that this process may use. */
   readonly threads?: number | undefined;
   /**
@@ -32,7 +34,7 @@ const callback = z.custom<unknown>((value) => typeof value === "function", "must
 
 const schemas = {
   load: z.strictObject({
-    precision: z.literal("fp32").optional(),
+    precision: z.enum(precisions).optional(),
     threads: z.int().min(1).optional(),
     imageSize: z.int().min(1).optional(),
     maxTextLength: z.int().min(3).optional(),
@@ -40,6 +42,7 @@ const schemas = {
     revision: z.string().optional(),
     onDownload: callback.optional(),
     onNotice: callback.optional(),
+    onProgress: callback.optional(),
   }),
   score: z.strictObject({ signal }),
   scoreTexts: z.strictObject({ signal }),
@@ -59,6 +62,8 @@ const schemas = {
 /** Throws one `UserError` that names every unknown option and every value that does not fit. */
 export function checkRetrieverOptions(call: keyof typeof schemas, options: unknown): void {
   checkAgainst(schemas[call], call, options, (key, value) =>
-    key === "precision" ? `precision ${show(value)} is not available yet; "fp32" is` : undefined,
+    key === "precision"
+      ? `precision is ${show(value)}: one of ${precisions.join(", ")} is required`
+      : undefined,
   );
 }

@@ -11,12 +11,18 @@ import { input, ops, type Device, type Program, type Tensor } from "../engine/in
 import { InterruptedError, UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
 import { buildRetrieval, isUnusedRetrievalTensor, type RetrievalConfig } from "../models/blip-2-retrieval.js";
+import { openFrozenWeights, type LoadingHooks } from "../models/frozen-weights.js";
+import type { Precision } from "../models/precision.js";
 import { Parameters } from "../nn/parameters.js";
 
 export interface LookOptions {
   readonly signal?: AbortSignal | undefined;
   /** Whether the features after the norm are wanted as well. */
   readonly normalised?: boolean;
+}
+
+export interface RetrievalRunnerOptions extends LoadingHooks {
+  readonly precision: Precision;
 }
 
 /** Runs under way at once do not share slots. */
@@ -39,7 +45,7 @@ export class RetrievalRunner {
     device: Device,
     config: RetrievalConfig,
     file: TensorFile,
-    signal?: AbortSignal,
+    { precision, ...hooks }: RetrievalRunnerOptions,
   ): Promise<RetrievalRunner> {
     const parameters = new Parameters(() => false);
     const { vision, model } = buildRetrieval(config, matchingClasses(file), parameters);
@@ -61,9 +67,9 @@ export class RetrievalRunner {
     const jointOutputs = { logits, imageEmbeds: model.imageEmbeds(queryOutput) };
     const textOutputs = { textEmbeds: model.textEmbeds(ids, mask) };
 
-    checkTensors(parameters.shapes, file.tensors, file.path, {
-      ignored: (name) => isUnusedRetrievalTensor(config, name),
-    });
+    const ignored = (name: string): boolean => isUnusedRetrievalTensor(config, name);
+    checkTensors(parameters.shapes, file.tensors, file.path, { ignored });
+    const open = await openFrozenWeights(file, { precision, tiedHead: false, ignored, ...hooks });
     const isNorm = (name: string): boolean => name.startsWith("vision_model.post_layernorm.");
     const isVision = (name: string): boolean => name.startsWith("vision_model.");
     const isText = (name: string): boolean => /^(?:qformer|embeddings|text_projection)\./.test(name);
@@ -71,9 +77,9 @@ export class RetrievalRunner {
       outputs: Readonly<Record<string, Tensor>>,
       wanted: (name: string) => boolean,
     ): Promise<Program> => {
-      if (signal?.aborted) throw new InterruptedError("stopped on request");
-      const weights = await file.readAll([...parameters.shapes.keys()].filter(wanted));
-      return device.compile(outputs, { weights });
+      if (hooks.signal?.aborted) throw new InterruptedError("stopped on request");
+      const weights = await open([...parameters.shapes.keys()].filter(wanted));
+      return device.compile(outputs, { weights, onNotice: hooks.onNotice });
     };
     return new RetrievalRunner(
       config,

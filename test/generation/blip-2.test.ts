@@ -329,7 +329,7 @@ describe("load", () => {
       /^Salesforce\/blip2-opt-2.7b \(revision main\): there is no folder Salesforce\/blip2-opt-2.7b, and the cache \/no\/such\/cache has no copy/,
     ],
     [["/no/such/folder"], /\/no\/such\/folder: this folder does not exist/],
-    [["/no/such/folder", { precision: "int8" }], /load: precision "int8" is not available yet/],
+    [["/no/such/folder", { precision: "int8" }], /this folder does not exist/],
     [["/no/such/folder", { thread: 2 }], /load: unknown option thread; did you mean threads/],
   ])("refuses %j", async (words, message) => {
     // No test asks the network.

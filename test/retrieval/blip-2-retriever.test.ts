@@ -51,6 +51,19 @@ describe.each(cases)("%s/%s", (group, name) => {
   });
 });
 
+it("is near the exact numbers in 8 bits", async () => {
+  const { inputs, outputs } = await read("models", "retrieval-1");
+  const folder = await write("models", "retrieval-1");
+  await using retriever = await Blip2Retriever.load(folder, { threads: 1, precision: "int8" });
+  const { logitsPerImage } = await retriever.forward({
+    pixelValues: inputs["pixel_values"]!,
+    inputIds: inputs["input_ids"]!,
+    attentionMask: inputs["attention_mask"]!,
+  });
+  expectClose("itc", logitsPerImage, outputs["itc_logits_per_image"], { within: 0.03 });
+  expect(logitsPerImage).not.toEqual(outputs["itc_logits_per_image"]);
+});
+
 describe("scores and embeddings", async () => {
   const golden = await read("retrieval", "retrieval-4");
   const { config } = golden;
@@ -215,7 +228,7 @@ describe("folders", () => {
 
   it.each<[string, Changes, object, RegExp]>([
     ["an unknown option", {}, { imgSize: 3 }, /load: unknown option imgSize; did you mean imageSize/],
-    ["a precision", {}, { precision: "int3" }, /precision "int3" is not available/],
+    ["a precision", {}, { precision: "int3" }, /precision is "int3": one of fp32, int8, int4 is required/],
     ["a size below a patch", {}, { imageSize: 5 }, /imageSize is 5: at least one patch of 6/],
     ["a Q-Former without text", { config: { qformer_config: {} } }, {}, /use_qformer_text_input is false/],
     ["another model", { config: { model_type: "blip" } }, {}, /model_type: "blip-2" is required/],

@@ -1,5 +1,5 @@
 import { bundledModel, generationOptions, generationSettings } from "../generation-options.js";
-import { modelFolder, modelOptions } from "../model-option.js";
+import { loadingHooks, modelFolder, modelOptions, precisionOption } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 export const ask = defineVerb({
@@ -11,6 +11,7 @@ export const ask = defineVerb({
   },
   options: {
     ...modelOptions,
+    ...precisionOption,
     promptFormat: {
       type: "string",
       help: 'how a question is put, with {} where it goes; "Question: {} Answer:", for T5 "Question: {} Short answer:"',
@@ -37,13 +38,13 @@ export const ask = defineVerb({
 
   async run(context, { operands: { image, question: questions }, options }) {
     const { output, progress, signal } = context;
-    const { model: name = bundledModel, revision, promptFormat } = options;
+    const { model: name = bundledModel, revision, precision, promptFormat } = options;
     const settings = generationSettings("ask", options);
     const { Blip2 } = await import("../../index.js");
     const { answerSettings, questionFormat, questionPrompt } = await import("../../generation/questions.js");
     if (promptFormat !== undefined) questionPrompt(promptFormat, "");
     const folder = await modelFolder(context, name, revision);
-    await using model = await Blip2.load(folder, { signal });
+    await using model = await Blip2.load(folder, { precision, ...loadingHooks(context) });
     const languageModel = model.config.text_config.model_type;
     const usual = answerSettings(languageModel);
     const given = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));

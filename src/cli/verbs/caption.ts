@@ -1,6 +1,6 @@
 import { UserError } from "../../errors.js";
 import { bundledModel, generationOptions, generationSettings } from "../generation-options.js";
-import { modelFolder, modelOptions } from "../model-option.js";
+import { loadingHooks, modelFolder, modelOptions, precisionOption } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 export const caption = defineVerb({
@@ -9,6 +9,7 @@ export const caption = defineVerb({
   operands: { image: { repeated: true, help: "picture files (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" } },
   options: {
     ...modelOptions,
+    ...precisionOption,
     prompt: { type: "string", help: 'what the caption goes on from, such as "a photo of"' },
     ...generationOptions,
     numCaptions: {
@@ -33,7 +34,7 @@ export const caption = defineVerb({
 
   async run(context, { operands: { image: paths }, options }) {
     const { output, progress, log, signal } = context;
-    const { model: name = bundledModel, revision, prompt, numCaptions } = options;
+    const { model: name = bundledModel, revision, precision, prompt, numCaptions } = options;
     const settings = generationSettings("caption", options);
     if (!options.sample && (numCaptions ?? 1) > (options.beams ?? Infinity)) {
       throw new UserError(
@@ -44,7 +45,7 @@ export const caption = defineVerb({
     const { Blip2 } = await import("../../index.js");
     const { loadImage } = await import("../../images/load-image.js");
     const folder = await modelFolder(context, name, revision);
-    await using model = await Blip2.load(folder, { signal });
+    await using model = await Blip2.load(folder, { precision, ...loadingHooks(context) });
     let failures = 0;
     for (const [step, image] of paths.entries()) {
       progress.update({ label: "caption", step, total: paths.length });

@@ -1,6 +1,6 @@
 import { createInterface } from "node:readline";
 import { bundledModel, generationOptions, generationSettings } from "../generation-options.js";
-import { modelFolder, modelOptions } from "../model-option.js";
+import { loadingHooks, modelFolder, modelOptions, precisionOption } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 export const chat = defineVerb({
@@ -9,6 +9,7 @@ export const chat = defineVerb({
   operands: { image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" } },
   options: {
     ...modelOptions,
+    ...precisionOption,
     promptFormat: {
       type: "string",
       help: 'how a question is put, with {} where it goes; "Question: {} Answer:", for T5 "Question: {} Short answer:"',
@@ -26,11 +27,11 @@ export const chat = defineVerb({
 
   async run(context, { operands: { image }, options }) {
     const { input, isInteractive, output, log, signal } = context;
-    const { model: name = bundledModel, revision, promptFormat: format } = options;
+    const { model: name = bundledModel, revision, precision, promptFormat: format } = options;
     const { numBeams = 1, ...settings } = generationSettings("chat", options);
     const { Blip2 } = await import("../../index.js");
     const folder = await modelFolder(context, name, revision);
-    await using model = await Blip2.load(folder, { signal });
+    await using model = await Blip2.load(folder, { precision, ...loadingHooks(context) });
     await using talk = await model.chat({ image, format, signal });
     const invite = (): void => {
       if (isInteractive) output.text("> ");

@@ -1,10 +1,10 @@
 import { UserError } from "../../errors.js";
-import { modelFolder, requiredModelOptions } from "../model-option.js";
+import { loadingHooks, modelFolder, precisionOption, requiredModelOptions } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 /** What can be evaluated, and which options apply to it besides those that apply to all. */
 const tasks = {
-  caption: ["split", "beams", "out"],
+  caption: ["split", "beams", "out", "precision"],
   vision: ["split", "towers"],
   "language-model": ["out"],
   stage1: ["split"],
@@ -42,6 +42,7 @@ export const evaluate = defineVerb({
       value: "FILE",
       help: "keep what the model said of each sample, as JSON lines (caption, language-model)",
     },
+    ...precisionOption,
     threads: {
       type: "integer",
       min: 1,
@@ -73,9 +74,20 @@ export const evaluate = defineVerb({
 
   async run(context, { operands: { task }, options }) {
     const { output, progress, signal } = context;
-    const { model: name, revision, data, split = "test", limit, beams, towers, out, threads } = options;
+    const {
+      model: name,
+      revision,
+      data,
+      split = "test",
+      limit,
+      beams,
+      towers,
+      out,
+      precision,
+      threads,
+    } = options;
     const applies: readonly string[] = tasks[task];
-    const idle = (["split", "beams", "towers", "out"] as const).filter(
+    const idle = (["split", "beams", "towers", "out", "precision"] as const).filter(
       (option) => options[option] !== undefined && !applies.includes(option),
     );
     if (idle.length > 0) {
@@ -102,7 +114,8 @@ export const evaluate = defineVerb({
         const { Blip2 } = await import("../../index.js");
         const { evaluateCaptions } = await import("../../evaluation/caption.js");
         await using captioner = await Blip2.load(model, {
-          signal,
+          precision,
+          ...loadingHooks(context),
           ...(threads !== undefined && { threads }),
         });
         const { quality, predictions } = await evaluateCaptions(captioner, { ...common, split, beams });

@@ -1,5 +1,5 @@
 import { fileURLToPath } from "node:url";
-import { modelFolder, modelOptions } from "../model-option.js";
+import { loadingHooks, modelFolder, modelOptions, precisionOption } from "../model-option.js";
 import { packageRoot } from "../package-root.js";
 import { defineVerb } from "../verb.js";
 
@@ -15,6 +15,7 @@ export const match = defineVerb({
   },
   options: {
     ...modelOptions,
+    ...precisionOption,
     imageSize: {
       type: "integer",
       min: 1,
@@ -40,13 +41,18 @@ export const match = defineVerb({
 
   async run(context, { operands: { image, text: texts }, options }) {
     const { output, progress, signal } = context;
-    const { model: name = bundledModel, revision, imageSize, maxTextLength } = options;
+    const { model: name = bundledModel, revision, precision, imageSize, maxTextLength } = options;
     const { Blip2Retriever } = await import("../../index.js");
     const { loadImage } = await import("../../images/load-image.js");
     // First, because it is quick to say that a picture is not there.
     const picture = await loadImage(image);
     const folder = await modelFolder(context, name, revision);
-    await using retriever = await Blip2Retriever.load(folder, { imageSize, maxTextLength, signal });
+    await using retriever = await Blip2Retriever.load(folder, {
+      imageSize,
+      maxTextLength,
+      precision,
+      ...loadingHooks(context),
+    });
     progress.update({ label: "match", step: 0, total: texts.length });
     const scores = await retriever.scoreTexts({ ...picture, channels: 3 }, texts, { signal });
     for (const [i, { itc, itmLogit, itmProbability }] of scores.entries()) {

@@ -1,5 +1,5 @@
 /** What every op declares beside its builder: how it is written as ONNX, and how gradients pass it. */
-import type { HostTensor } from "../../host-tensor.js";
+import type { HostTensor, StoredTensor } from "../../host-tensor.js";
 import type { Shape } from "../dims.js";
 import type { Node, OpName, Tensor } from "../graph.js";
 import type * as Ops from "../ops.js";
@@ -19,6 +19,8 @@ export interface Emitter {
   ): string;
   /** A constant, shared when its contents are equal. */
   constant(value: HostTensor): string;
+  /** A constant under a name of its own, in memory or in a file; written once. Returns `name`. */
+  initializer(name: string, value: HostTensor | StoredTensor): string;
   /** A one-axis int64 value holding these dimensions, computed at run time where they are named. */
   sizes(shape: Shape): string;
 }
