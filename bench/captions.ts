@@ -3,14 +3,12 @@
  *
  * --model FOLDER (default: the bundled model)  --count 200  --precision fp32  --threads N  --image FILE
  */
-import { fileURLToPath } from "node:url";
 import { readdirSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { availableCpus } from "../src/engine/index.js";
 import { Blip2 } from "../src/generation/blip-2.js";
 import { precisions } from "../src/models/precision.js";
-
-const root = (file: string): string => fileURLToPath(new URL(`../${file}`, import.meta.url));
+import { inRepository } from "./repository.js";
 
 /** Growth per step of the best line through the values. */
 function slope(values: readonly number[]): number {
@@ -24,7 +22,7 @@ export async function captions(args: readonly string[]): Promise<void> {
   const { values } = parseArgs({
     args: [...args],
     options: {
-      model: { type: "string", default: root("models/scenes-opt") },
+      model: { type: "string", default: inRepository("models/scenes-opt") },
       count: { type: "string", default: "200" },
       precision: { type: "string", default: "fp32" },
       threads: { type: "string", default: String(availableCpus()) },
@@ -33,8 +31,9 @@ export async function captions(args: readonly string[]): Promise<void> {
   });
   const precision = precisions.find((name) => name === values.precision);
   if (precision === undefined) throw new Error(`--precision is one of ${precisions.join(", ")}`);
-  const samples = readdirSync(root("samples")).filter((name) => /\.(png|jpe?g)$/.test(name));
-  const images = values.image === undefined ? samples.map((name) => root(`samples/${name}`)) : [values.image];
+  const samples = readdirSync(inRepository("samples")).filter((name) => /\.(png|jpe?g)$/.test(name));
+  const images =
+    values.image === undefined ? samples.map((name) => inRepository(`samples/${name}`)) : [values.image];
   await using model = await Blip2.load(values.model, { precision, threads: Number(values.threads) });
   const count = Number(values.count);
   const resident: number[] = [];

@@ -11,7 +11,6 @@ import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { freemem } from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { readModelFolder } from "../src/checkpoints/model-folder.js";
 import { availableCpus, Device } from "../src/engine/index.js";
@@ -21,8 +20,7 @@ import { precisions, type Precision } from "../src/models/precision.js";
 import type { ChildTask, InferenceMeasure } from "./inference-child.js";
 import { checkpointSizes, ensureRandomCheckpoint } from "./random-checkpoint.js";
 import { median } from "./runtime-profile.js";
-
-const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
+import { inRepository } from "./repository.js";
 
 interface Rival {
   readonly label: string;
@@ -80,9 +78,7 @@ function rivals(
       bytesPerWeight: weightBytes[precision],
       command: process.execPath,
       args: [
-        "--import",
-        "tsx",
-        here("./inference-child.ts"),
+        path.join(import.meta.dirname, "inference-child.js"),
         JSON.stringify({ folder, precision, ...common } satisfies ChildTask),
       ],
       rounds: [],
@@ -92,7 +88,7 @@ function rivals(
       bytesPerWeight: weightBytes[precision as "bf16"] ?? 4.4,
       command: python,
       args: [
-        here("../reference/bench_inference.py"),
+        inRepository("reference/bench_inference.py"),
         "--folder",
         folder,
         "--precision",
@@ -181,7 +177,7 @@ export async function inference(args: readonly string[]): Promise<void> {
       ours: { type: "string", default: precisions.join() },
       peers: { type: "string", default: "bf16,fp32" },
       parts: { type: "string", default: blip2Parts.join() },
-      folder: { type: "string", default: here("../runs/bench-inference") },
+      folder: { type: "string", default: inRepository("runs/bench-inference") },
     },
   });
   const ours = chosen("--ours", values.ours, precisions);

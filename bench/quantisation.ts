@@ -9,7 +9,6 @@
 import { mkdtemp, readdir, rm, cp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { readModelFolder } from "../src/checkpoints/model-folder.js";
 import { Blip2, type ForwardOutputs } from "../src/generation/blip-2.js";
@@ -19,8 +18,7 @@ import { preprocess, preprocessConfig } from "../src/images/preprocess.js";
 import { blip2Config } from "../src/models/blip-2.js";
 import { precisions, type Precision } from "../src/models/precision.js";
 import { ensureRandomCheckpoint } from "./random-checkpoint.js";
-
-const root = (file: string): string => fileURLToPath(new URL(`../${file}`, import.meta.url));
+import { inRepository } from "./repository.js";
 
 interface Answers {
   readonly forward: ForwardOutputs;
@@ -101,15 +99,17 @@ export async function quantisation(args: readonly string[]): Promise<void> {
     if (models.length === 0) {
       // Copied, so that the package's own folder stays as it is.
       const bundled = path.join(temporary, "scenes-opt");
-      await cp(root("models/scenes-opt"), bundled, { recursive: true });
+      await cp(inRepository("models/scenes-opt"), bundled, { recursive: true });
       const random = path.join(temporary, "random");
       await ensureRandomCheckpoint(random, "small");
       models = [bundled, random];
     }
     let images = values.images.split(",").filter(Boolean);
     if (images.length === 0) {
-      const names = await readdir(root("samples"));
-      images = names.filter((name) => /\.(png|jpe?g)$/.test(name)).map((name) => root(`samples/${name}`));
+      const names = await readdir(inRepository("samples"));
+      images = names
+        .filter((name) => /\.(png|jpe?g)$/.test(name))
+        .map((name) => inRepository(`samples/${name}`));
     }
     const tokens = Number(values.tokens);
     for (const folder of models) {

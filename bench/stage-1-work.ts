@@ -11,12 +11,13 @@ import { Parameters } from "../src/nn/parameters.js";
 import { stage1Losses } from "../src/objectives/stage-1.js";
 import { stage1ConfigSchema } from "../src/training/stage-1.js";
 import type { Work } from "./work.js";
+import { inRepository } from "./repository.js";
 
 /** The longest caption of a batch of scenes has 29 to 32 tokens; the rest is what bundled models have. */
 const given = { text: 32, patches: 65, image_width: 192, vocab: 188, pad: 0 };
 
 export function stage1Work(): Work {
-  const file = new URL("../configs/scenes/stage1.json", import.meta.url);
+  const file = inRepository("configs/scenes/stage1.json");
   const config = stage1ConfigSchema.parse(JSON.parse(readFileSync(file, "utf8")));
   const qformer = qFormerConfigSchema.parse({
     ...config.qformer,

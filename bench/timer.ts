@@ -7,7 +7,6 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import sharp from "sharp";
 import { toFloat32 } from "../src/checkpoints/float16.js";
@@ -18,6 +17,7 @@ import { Blip2 } from "../src/generation/blip-2.js";
 import { float32Tensor } from "../src/host-tensor.js";
 import type { ImageSource } from "../src/images/load-image.js";
 import { median } from "./runtime-profile.js";
+import { inRepository } from "./repository.js";
 
 const period = 10; // ms
 
@@ -81,10 +81,9 @@ export async function timerDelays(args: readonly string[]): Promise<void> {
       picture: { type: "string" },
     },
   });
-  const root = fileURLToPath(new URL("../", import.meta.url));
   const temporary = await mkdtemp(path.join(tmpdir(), "blip2-bench-"));
   try {
-    let folder = values.model ?? path.join(root, "models/scenes-opt");
+    let folder = values.model ?? inRepository("models/scenes-opt");
     if (values.vocabulary !== undefined) {
       folder = await withVocabulary(
         path.resolve(folder),
@@ -92,7 +91,7 @@ export async function timerDelays(args: readonly string[]): Promise<void> {
         path.join(temporary, "model"),
       );
     }
-    let image: ImageSource = path.join(root, "samples/test-1.png");
+    let image: ImageSource = inRepository("samples/test-1.png");
     if (values.picture !== undefined) {
       const [width, height] = values.picture.split("x").map(Number) as [number, number];
       image = path.join(temporary, "photo.jpg");

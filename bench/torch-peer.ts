@@ -1,9 +1,9 @@
 /** The PyTorch side of a benchmark: reference/bench_training_step.py as a server that takes turns with us. */
 import { spawn, type ChildProcess } from "node:child_process";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
+import { inRepository } from "./repository.js";
 
-const script = fileURLToPath(new URL("../reference/bench_training_step.py", import.meta.url));
+const script = inRepository("reference/bench_training_step.py");
 
 /** One line of the peer's answers. */
 export interface PeerAnswer {
