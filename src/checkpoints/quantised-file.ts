@@ -115,6 +115,9 @@ function cacheFolder(): string {
   return join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "blip2", "quantised");
 }
 
+/** Whether the bytes in the file are the tensor, so that it can be mapped; others come about when they are read. */
+export const liesAsItIs = ({ offset, computed }: TensorEntry): boolean => offset >= 0 && computed !== true;
+
 const isKept = (name: string, { ignored }: Quantisation): boolean => ignored?.(name) !== true;
 
 /** A hash of what the copy depends on. */
@@ -133,7 +136,8 @@ async function sourceKey(source: TensorFile, options: Quantisation): Promise<str
       hash.update(JSON.stringify([basename(path), size, mtimeMs]));
       for (const [name, { dtype, dims, offset, length }] of entries) {
         hash.update(JSON.stringify([name, dtype, dims, offset, options.form(name, dims) ?? null]));
-        hash.update(await readAt(file, path, offset, Math.min(length, 1024)));
+        const start = Math.max(0, offset);
+        hash.update(await readAt(file, path, start, Math.min(length, 1024, size - start)));
       }
     } finally {
       await file.close();
@@ -244,7 +248,7 @@ async function writeCopy(
     for (const { name, entry, form } of plan) {
       const matrix =
         form && (form.bits === 8 ? new Int8Matrix(...sides(entry)) : new Int4Matrix(...sides(entry)));
-      for await (const piece of pieces(entry, options.signal)) {
+      for await (const piece of pieces(source, name, entry, options.signal)) {
         if (form === undefined || form.table) await put(name, piece);
         if (matrix !== undefined && !matrix.add(asFloat32(entry, piece))) {
           throw new UserError(
@@ -271,10 +275,18 @@ const bytesOf = ({ buffer, byteOffset, byteLength }: Int8Array | Uint8Array | Fl
 
 /** A tensor's bytes, some whole rows at a time. */
 async function* pieces(
-  { file: path, dtype, dims, offset, length }: TensorEntry,
+  source: TensorFile,
+  name: string,
+  entry: TensorEntry,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
+  const { file: path, dtype, dims, offset, length } = entry;
   if (length === 0) return;
+  if (!liesAsItIs(entry)) {
+    const { data } = await source.read(name);
+    yield new Uint8Array(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    return;
+  }
   const row = elementCount(dims.slice(1)) * bytesPerElement[dtype];
   const most = Math.max(1, Math.floor((chunk * bytesPerElement[dtype]) / row)) * row;
   const file = await open(path, "r");

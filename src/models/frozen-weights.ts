@@ -1,5 +1,5 @@
 /** The weights of a model that is only run: left in their files, or quantised first, as the precision asks. */
-import { frozenValues, openQuantised } from "../checkpoints/quantised-file.js";
+import { frozenValues, liesAsItIs, openQuantised } from "../checkpoints/quantised-file.js";
 import type { TensorFile } from "../checkpoints/safetensors.js";
 import type { FrozenWeights } from "../engine/index.js";
 import { heldForm, type Precision } from "./precision.js";
@@ -53,7 +53,7 @@ export async function openFrozenWeights(
   return async (names) => {
     const wanted = [...names];
     const isRead = (name: string): boolean =>
-      precision === "fp32" ? file.tensors.get(name)!.offset < 0 : mayBeDerived.test(name);
+      precision === "fp32" ? !liesAsItIs(file.tensors.get(name)!) : mayBeDerived.test(name);
     return new Map([
       ...frozenValues(
         copy,

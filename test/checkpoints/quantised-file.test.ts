@@ -129,6 +129,21 @@ describe("a quantised copy", () => {
     expect(await copy.readAll()).toEqual(expected);
   });
 
+  it("reads tensors that do not lie in the file as they are", async () => {
+    const file = await source();
+    const { copy: plain } = await opened(file);
+    const expected = await plain.readAll(["layer.weight.int4", "words.weight.int8"]);
+    // The bytes there are others; only reading gives the numbers.
+    const other = await source(tensors(float32Tensor(values.map(Math.cos), [n, k])));
+    const computed = new Map(
+      [...other.tensors].map(([name, entry]) => [name, { ...entry, computed: true as const }]),
+    );
+    const read = (name: string): Promise<HostTensor> => Promise.resolve(tensors()[name]!);
+    const { copy } = await opened({ ...other, tensors: computed, read });
+    const found = await copy.readAll([...expected.keys()]);
+    expect(found).toEqual(expected);
+  });
+
   it("is used again", async () => {
     const file = await source();
     await opened(file);
