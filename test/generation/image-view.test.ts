@@ -22,7 +22,7 @@ const noise = (seed: number): ImageSource => ({
 
 /** Counts how often the image encoder has run. */
 function countLooks(): { readonly calls: number } {
-  const { vision } = (model as unknown as { runner: { vision: Program } }).runner;
+  const { vision } = (model as unknown as { runner: { loaded: { vision: Program } } }).runner.loaded;
   const spy = vi.spyOn(vision, "run");
   return {
     get calls() {
