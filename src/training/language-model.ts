@@ -140,6 +140,7 @@ export async function languageModelTask(
     batch: (step, part) => {
       const share =
         config.curriculumSteps === 0 ? 1 : Math.min(1, 0.25 + (0.75 * step) / config.curriculumSteps);
+      const { max_position_embeddings: positions } = config.model;
       const rows = Array.from({ length: partSize }, (_, i) => {
         const position = step * config.batchSize + part * partSize + i;
         const { item } = passes.at(position);
@@ -148,12 +149,12 @@ export async function languageModelTask(
           texts[Math.floor(item * share * (texts.length / train.length))]!,
           new Random("sequence", config.seed, position),
           config,
+          positions,
         );
       });
-      const longest = Math.max(...rows.map((row) => row.ids.length));
-      const { max_position_embeddings: positions } = config.model;
-      if (longest > positions) {
-        const message = `${config.data}: a training sequence of ${longest} tokens is too long for the model: max_position_embeddings is ${positions}`;
+      const cramped = rows.find(({ labels }) => labels.every((label) => label === ignoreIndex));
+      if (cramped !== undefined) {
+        const message = `${config.data}: model.max_position_embeddings is ${positions}, too few for a description of ${cramped.ids.length} tokens and something to learn behind it`;
         return Promise.reject(new UserError(message));
       }
       return Promise.resolve(paddedBatch(rows, tokenizer.specialIds.pad!));
@@ -193,15 +194,20 @@ export class SequenceWriter {
     return random.chance(0.7) ? [...ids, this.start] : [this.start, ...ids, this.newline];
   }
 
-  /** A training row: a description, perhaps the same again, then captions and questions in random order. */
+  /**
+   * A training row: a description, perhaps the same again, then captions and questions in random order, as far as they
+   * fit into `most` tokens.
+   */
   sequence(
     { description, captions, questions }: DescribedScene,
     random: Random,
     shares: Pick<LanguageModelConfig, "echoShare" | "captionShare" | "bareShare" | "typeShares">,
+    most: number,
   ): TokenRow {
     const ids = this.opening(description, random);
     const labels = ids.map(() => ignoreIndex);
     const append = (prompt: readonly number[], answer: readonly number[]): void => {
+      if (ids.length + prompt.length + answer.length + 1 > most) return;
       ids.push(...prompt, ...answer, this.newline);
       labels.push(...prompt.map(() => ignoreIndex), ...answer, this.newline);
     };
