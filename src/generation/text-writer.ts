@@ -28,16 +28,15 @@ export class TextWriter {
 
   /** As much of the text as stays the same whatever comes next: half a stop string may become a whole one. */
   settledText(newIds: readonly number[]): string {
-    const text = this.beforeStop(this.decode(newIds));
+    // Half a character, one of whose bytes has not come yet, reads as replacement characters.
+    const text = this.beforeStop(this.decode(newIds)).replace(/\ufffd+$/, "");
     let held = 0;
     for (const stop of this.stops) {
       for (let length = Math.min(stop.length - 1, text.length); length > held; length--) {
         if (text.endsWith(stop.slice(0, length))) held = length;
       }
     }
-    const settled = text.slice(0, text.length - held).trim();
-    // Half a character, one of whose bytes has not come yet, reads as replacement characters.
-    return settled.replace(/\ufffd+$/, "");
+    return text.slice(0, text.length - held).trim();
   }
 
   private decode(newIds: readonly number[]): string {

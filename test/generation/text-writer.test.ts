@@ -52,7 +52,13 @@ describe("the text of ids", () => {
           if (stops.length === 0) expect(shown).toBe(text);
         },
       ),
-      { numRuns: 500 },
+      {
+        numRuns: 500,
+        examples: [
+          [["a", " ", "é"], ["é"]],
+          [["b", " ", "猫"], ["b 猫"]],
+        ],
+      },
     );
   });
 });
