@@ -23,6 +23,22 @@ const schema = z.object({
   do_pad: z.literal(false).nullish(),
 });
 
+/** How pictures of a square size are prepared for BLIP-2, in the keys of preprocessor_config.json. */
+export function blipPreprocessor(side: number): object {
+  return {
+    image_processor_type: "BlipImageProcessor",
+    do_convert_rgb: true,
+    do_resize: true,
+    size: { height: side, width: side },
+    resample: 3,
+    do_rescale: true,
+    rescale_factor: 1 / 255,
+    do_normalize: true,
+    image_mean: [0.48145466, 0.4578275, 0.40821073],
+    image_std: [0.26862954, 0.26130258, 0.27577711],
+  };
+}
+
 /** How pictures become tensors. */
 export interface PreprocessConfig {
   /** The size that every picture is resized to; undefined: pictures keep theirs, which must be equal in a batch. */

@@ -4,7 +4,7 @@ import { toFloat32 } from "../checkpoints/float16.js";
 import type { DerivedTensor } from "../checkpoints/derived-tensors.js";
 import type { Tensor } from "../engine/index.js";
 import { UserError } from "../errors.js";
-import { float32Tensor, type HostTensor } from "../host-tensor.js";
+import type { HostTensor } from "../host-tensor.js";
 import { LayerNorm } from "../nn/layers.js";
 import type { Parameters } from "../nn/parameters.js";
 import { Blip2VisionModel, blip2VisionConfigSchema, type Blip2VisionConfig } from "./blip-2-vision.js";
@@ -99,14 +99,13 @@ export function isUnusedVisionTensor(config: VisionConfig, name: string): boolea
 }
 
 /**
- * What `config` needs but the file holds in another form, by name:
- * the position table for another picture size than the `original` config's, and `qkv.bias`, which older files
- * store as `q_bias` and `v_bias` (the key has none).
+ * What `config` needs but the file holds in another form, by name: the position table, for another picture size than the
+ * `original` config's.
  */
 export function derivedVisionTensors(
   config: VisionConfig,
   original: VisionConfig,
-  names: { has(name: string): boolean; keys(): Iterable<string> },
+  names: { has(name: string): boolean },
 ): Map<string, DerivedTensor> {
   const derived = new Map<string, DerivedTensor>();
   const [from, to] = [gridSide(original), gridSide(config)];
@@ -120,15 +119,6 @@ export function derivedVisionTensors(
       derive: ([stored]) => resizePositions(checkedTable(stored!, from, width), from, to, isClip),
     });
   }
-  for (const name of names.keys()) {
-    const block = /^(vision_model\.encoder\.layers\.\d+\.self_attn\.)q_bias$/.exec(name)?.[1];
-    if (block === undefined || names.has(`${block}qkv.bias`) || !names.has(`${block}v_bias`)) continue;
-    derived.set(`${block}qkv.bias`, {
-      dims: [3 * width],
-      from: [`${block}q_bias`, `${block}v_bias`],
-      derive: ([query, value]) => joinedBias(toFloat32(query!), toFloat32(value!)),
-    });
-  }
   return derived;
 }
 
@@ -140,13 +130,4 @@ function checkedTable(stored: HostTensor, from: number, width: number): HostTens
     );
   }
   return toFloat32(stored);
-}
-
-/** Query's bias, zeros for the key, value's bias. [D], [D] -> [3 D]. */
-function joinedBias(query: HostTensor, value: HostTensor): HostTensor {
-  const width = query.data.length;
-  const joined = new Float32Array(3 * width);
-  joined.set(query.data as Float32Array);
-  joined.set(value.data as Float32Array, 2 * width);
-  return float32Tensor(joined, [3 * width]);
 }

@@ -10,7 +10,7 @@ export interface TokenizerFiles {
 }
 
 /** The names under which a folder may keep its tokenizer. */
-const tokenizerFileNames = [
+export const tokenizerFileNames: readonly string[] = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",

@@ -9,7 +9,7 @@ import { readScenes, readWorld } from "../data/scenes/read.js";
 import { readTextCorpus, type DescribedScene } from "../data/text-corpus.js";
 import { Device } from "../engine/index.js";
 import { float32Tensor, type HostTensor } from "../host-tensor.js";
-import { preprocessConfig } from "../images/preprocess.js";
+import { blipPreprocessor, preprocessConfig } from "../images/preprocess.js";
 import { bertTokenizerFiles } from "../text/bert-tokenizer.js";
 import { buildBpeTokenizer } from "../text/build-bpe.js";
 import { buildWordPieceTokenizer } from "../text/build-wordpiece.js";
@@ -50,22 +50,6 @@ async function withDevice<T>(options: RunOptions, work: (device: Device) => Prom
   } finally {
     await device.close();
   }
-}
-
-/** How pictures of a square size are prepared, in the keys of preprocessor_config.json. */
-function preprocessorOf(side: number): object {
-  return {
-    image_processor_type: "BlipImageProcessor",
-    do_convert_rgb: true,
-    do_resize: true,
-    size: { height: side, width: side },
-    resample: 3,
-    do_rescale: true,
-    rescale_factor: 1 / 255,
-    do_normalize: true,
-    image_mean: [0.48145466, 0.4578275, 0.40821073],
-    image_std: [0.26862954, 0.26130258, 0.27577711],
-  };
 }
 
 const tokenizerOf = (files: TokenizerFiles): TextTokenizer =>
@@ -121,7 +105,7 @@ export async function trainVision(config: VisionConfig, options: RunOptions): Pr
   const files = buildBpeTokenizer(trainSet.flatMap(({ captions }) => captions));
   const tokenizer = tokenizerOf(files);
   const vision = blip2VisionConfigOf(config);
-  const preprocessor = preprocessorOf(vision.image_size);
+  const preprocessor = blipPreprocessor(vision.image_size);
   const run = await RunFolder.open(options.out, config, options);
   return withDevice(options, async (device) => {
     const task = await visionTask(

@@ -11,18 +11,11 @@ export interface Companions {
   readonly notes: readonly string[];
 }
 
-const preprocessorOf = (side: number): object => ({
-  image_processor_type: "BlipImageProcessor",
-  do_convert_rgb: true,
-  do_resize: true,
-  size: { height: side, width: side },
-  resample: 3,
-  do_rescale: true,
-  rescale_factor: 1 / 255,
-  do_normalize: true,
-  image_mean: [0.48145466, 0.4578275, 0.40821073],
-  image_std: [0.26862954, 0.26130258, 0.27577711],
-});
+/** The preprocessor_config.json of pictures of a square size. */
+async function preprocessor(side: number): Promise<object> {
+  const { blipPreprocessor } = await import("../../images/preprocess.js");
+  return blipPreprocessor(side);
+}
 
 /**
  * The published language models: rows of their word tables, the first row without a word (which the hub's BLIP-2
@@ -49,10 +42,10 @@ export async function companionFiles(
     case "Blip2VisionModel":
     case "CLIPVisionModel":
       if (!isLavis) break;
-      return { config: {}, files: { "preprocessor_config.json": preprocessorOf(side) }, notes: [] };
+      return { config: {}, files: { "preprocessor_config.json": await preprocessor(side) }, notes: [] };
     case "Blip2ForImageTextRetrieval": {
       if (!isLavis) break;
-      const pictures = { "preprocessor_config.json": preprocessorOf(side) };
+      const pictures = { "preprocessor_config.json": await preprocessor(side) };
       if (tokenizer === undefined) {
         const notes = ["no tokenizer was given: put bert-base-uncased's with --tokenizer FOLDER"];
         return { config: {}, files: pictures, notes };
@@ -84,7 +77,7 @@ async function generationFiles(
     config: { image_token_index: isRoom ? known.image : null, text_config: { ...text, eos_token_id: end } },
     files: {
       ...(await tokenizerFiles(folder)),
-      "preprocessor_config.json": preprocessorOf(side),
+      "preprocessor_config.json": await preprocessor(side),
       "processor_config.json": {
         processor_class: "Blip2Processor",
         num_query_tokens: config["num_query_tokens"],
@@ -112,35 +105,21 @@ async function tokensOf(
   return type === "opt" && newline.length === 1 ? { image, end: newline[0]! } : { image };
 }
 
-const tokenizerNames = new Set([
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "vocab.json",
-  "merges.txt",
-  "vocab.txt",
-  "spiece.model",
-]);
-
 async function tokenizerFiles(folder: string): Promise<Record<string, Uint8Array>> {
-  return filesOf(folder, (name) => tokenizerNames.has(name));
+  const { tokenizerFileNames } = await import("../../text/tokenizer-files.js");
+  return filesOf(folder, (name) => tokenizerFileNames.includes(name));
 }
 
 /** Everything small that a Hugging Face folder has beside config and weights. */
 async function smallFiles(folder: string | undefined): Promise<Record<string, Uint8Array>> {
   if (folder === undefined) return {};
-  return filesOf(
-    folder,
-    (name) =>
-      tokenizerNames.has(name) ||
-      [
-        "preprocessor_config.json",
-        "processor_config.json",
-        "generation_config.json",
-        "chat_template.json",
-      ].includes(name),
-  );
+  const others = [
+    "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+    "chat_template.json",
+  ];
+  return { ...(await tokenizerFiles(folder)), ...(await filesOf(folder, (name) => others.includes(name))) };
 }
 
 async function filesOf(
