@@ -24,6 +24,7 @@ import type { TextTokenizer } from "../text/tokenizer.js";
 import type { FrozenVision } from "./image-features.js";
 import { newlineId } from "./language-model.js";
 import { stepSeed, type FeatureSet } from "./stage-1.js";
+import { startWeights } from "./start-weights.js";
 import { paddedBatch, type TokenRow } from "./token-rows.js";
 import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
 
@@ -43,6 +44,8 @@ export const stage2ConfigSchema = z
     learnStartToken: z.boolean().default(false),
     /** Starts the language projection at the spread of the frozen word table, not at PyTorch's default. */
     matchWordScale: z.boolean().default(true),
+    /** Folder of an earlier run of the same sizes whose weights this one starts from; else those of stage 1. */
+    start: z.string().optional(),
     ...trainerKeys,
   })
   .refine(...equalParts);
@@ -159,7 +162,10 @@ export async function stage2Task(
     queries,
     parameters,
     weights: languageModel.weights,
-    start: await startOf(stage1, parameters, config.seed),
+    start:
+      config.start === undefined
+        ? await startOf(stage1, parameters, config.seed)
+        : await startWeights(parameters, config.seed, config.start),
     loss,
     metrics: {},
     batch: async (step, part) => {

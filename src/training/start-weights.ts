@@ -22,6 +22,8 @@ export async function startWeights(
     const value = tensors.get(slots.weight(name));
     if (value !== undefined) found.set(name, value);
   }
-  checkTensors(parameters.shapes, found, start);
+  // Frozen weights are in no checkpoint of a run.
+  const wanted = new Map(parameters.trainable.map(({ name, shape }) => [name, shape]));
+  checkTensors(wanted, found, start);
   return found;
 }

@@ -61,6 +61,23 @@ describe.sequential.each(stageNames)("%s", (stage) => {
   });
 });
 
+it.each(["language-model", "vision", "stage2"] as const)(
+  "%s goes on from the weights of an earlier run",
+  { timeout: 120_000 },
+  async (stage) => {
+    const { weights: before } = await world.train(stage, `${stage}-first`, { steps: 4 });
+    // At a rate of next to nothing, one step leaves the weights where they start.
+    const { weights: after } = await world.train(stage, `${stage}-second`, {
+      steps: 1,
+      start: join(world.root, `${stage}-first`),
+      learningRate: { peak: 1e-12 },
+      seed: 9,
+    });
+    expect([...after.keys()]).toEqual([...before.keys()]);
+    for (const [name, value] of after) expectClose(name, value, before.get(name)!, { within: 1e-6 });
+  },
+);
+
 it.runIf(existsSync("/proc/self/fd"))("closes what it reads from, also when it is stopped", () => {
   const open = readdirSync("/proc/self/fd").flatMap((descriptor) => {
     try {
