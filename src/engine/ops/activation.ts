@@ -133,7 +133,7 @@ export const activationRules: RuleTable<
       // (1 + erf) / 2 in one pass: the clamp to [0, 1] has nothing to do.
       emitter.node("HardSigmoid", [erf], { alpha: { float: 0.5 }, beta: { float: 0.5 } }, { outputs });
     },
-    gradient: "its derivative is not implemented",
+    gradient: "it stands in gradients only, which are not differentiated again",
   },
   geluSlope: {
     emit: (emitter, _node, [x, share], outputs) => {
@@ -141,7 +141,7 @@ export const activationRules: RuleTable<
       const tilted = times(emitter, emitter.node("Mul", [x!, density]), 1 / Math.sqrt(2 * Math.PI));
       emitter.node("Add", [share!, tilted], {}, { outputs });
     },
-    gradient: "its own derivative is not implemented",
+    gradient: "it stands in gradients only, which are not differentiated again",
   },
   quickGelu: {
     emit: (emitter, _node, inputs, outputs) => {
