@@ -9,6 +9,8 @@ const recordSchema = z.object({
   questions: z.array(
     z.object({ question: z.string().min(1), answer: z.string().min(1), type: z.string().min(1) }),
   ),
+  /** Sentences of one fact each. */
+  statements: z.array(z.string().min(1)).default([]),
 });
 
 export type DescribedScene = z.infer<typeof recordSchema>;

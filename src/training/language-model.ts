@@ -48,6 +48,8 @@ export const languageModelConfigSchema = z
      * that noise covers what answers, of a token or two each, have still to teach.
      */
     captionShare: z.number().min(0).max(1).default(1),
+    /** Share of a text's statements (sentences of one fact) that a sequence holds. */
+    statementShare: z.number().min(0).max(1).default(0),
     /**
      * Share of questions that stand bare ("what color is the star" "red"), without the frame of a prompt: what
      * is asked about then stands next to the answer, which is the form that is learnt first.
@@ -195,13 +197,16 @@ export class SequenceWriter {
   }
 
   /**
-   * A training row: a description, perhaps the same again, then captions and questions in random order, as far as they
-   * fit into `most` tokens.
+   * A training row: a description, perhaps the same again, then a caption, statements and questions in random order, as far
+   * as they fit into `most` tokens.
    */
   sequence(
-    { description, captions, questions }: DescribedScene,
+    { description, captions, questions, statements }: DescribedScene,
     random: Random,
-    shares: Pick<LanguageModelConfig, "echoShare" | "captionShare" | "bareShare" | "typeShares">,
+    shares: Pick<
+      LanguageModelConfig,
+      "echoShare" | "captionShare" | "statementShare" | "bareShare" | "typeShares"
+    >,
     most: number,
   ): TokenRow {
     const ids = this.opening(description, random);
@@ -211,15 +216,16 @@ export class SequenceWriter {
       ids.push(...prompt, ...answer, this.newline);
       labels.push(...prompt.map(() => ignoreIndex), ...answer, this.newline);
     };
-    const isAsked = (share: number): boolean => share === 1 || random.chance(share);
+    const isAsked = (share: number): boolean => share === 1 || (share > 0 && random.chance(share));
     const chosen = questions.filter(({ type }) => isAsked(shares.typeShares[type] ?? 1));
     const asked = chosen.map(({ question, answer }) => {
       const prompt = random.chance(shares.bareShare) ? question.replace(/\?$/, "") : questionPrompt(question);
       return () => append(this.ids(prompt), this.ids(answer));
     });
-    const told = [random.pick(captions)]
-      .filter(() => isAsked(shares.captionShare))
-      .map((caption) => () => append([], this.ids(caption)));
+    const told = [
+      ...[random.pick(captions)].filter(() => isAsked(shares.captionShare)),
+      ...statements.filter(() => isAsked(shares.statementShare)),
+    ].map((text) => () => append([], this.ids(text)));
     const echoed = random.chance(shares.echoShare) ? [() => append([], this.description(description))] : [];
     for (const write of [...echoed, ...random.shuffle([...asked, ...told])]) write();
     return { ids, labels };

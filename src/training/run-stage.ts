@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import { readModelFolder, writeModelFolder } from "../checkpoints/model-folder.js";
-import { readCaptionSet } from "../data/caption-set.js";
+import { readCaptionSet, withStatements } from "../data/caption-set.js";
 import { readScenes, readWorld } from "../data/scenes/read.js";
 import { readTextCorpus, type DescribedScene } from "../data/text-corpus.js";
 import { Device } from "../engine/index.js";
@@ -58,8 +58,8 @@ const tokenizerOf = (files: TokenizerFiles): TextTokenizer =>
 /** Every text of a corpus, in the form in which the language model reads it. */
 function corpusTexts(corpus: readonly DescribedScene[]): string[] {
   const texts = new Set<string>();
-  for (const { description, captions, questions } of corpus) {
-    for (const text of [description, ...captions]) texts.add(text);
+  for (const { description, captions, questions, statements } of corpus) {
+    for (const text of [description, ...captions, ...statements]) texts.add(text);
     for (const { question, answer } of questions) texts.add(`${questionPrompt(question)} ${answer}`);
   }
   return [...texts];
@@ -208,7 +208,9 @@ export async function trainStage1(config: Stage1Config, options: RunOptions): Pr
 
 /** `blip2 train stage2`. */
 export async function trainStage2(config: Stage2Config, options: RunOptions): Promise<StageResult> {
-  const trainSet = await readCaptionSet(config.data, "train");
+  const captioned = await readCaptionSet(config.data, "train");
+  const trainSet =
+    config.statements === 0 ? captioned : await withStatements(config.data, "train", captioned);
   const validationSet = await readCaptionSet(config.data, "validation");
   const stage1 = await readModelFolder(config.stage1);
   const vision = await readFrozenVision(config.stage1);

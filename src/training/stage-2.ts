@@ -38,7 +38,13 @@ export const stage2ConfigSchema = z
     languageModel: z.string(),
     /** Text before every caption, on which nothing is learnt. */
     prompt: z.string().default(""),
-    /** Longest text in tokens, the start and end tokens included. */
+    /**
+     * Statements about the picture behind its caption, each with an end token, as far as they fit; from
+     * statements_train.json. Captions tell of things in one order. A statement starts from a thing and asks what is
+     * told of it, as a question does.
+     */
+    statements: z.int().nonnegative().default(0),
+    /** Longest row in tokens, the start and end tokens included. */
     maxTextLength: z.int().min(3).default(40),
     /** Whether the start token is a target of the last query, as in the reference without a prompt. */
     learnStartToken: z.boolean().default(false),
@@ -152,10 +158,10 @@ export async function stage2Task(
   const feeds = async (
     set: FeatureSet,
     places: readonly number[],
-    captions: readonly string[],
+    texts: readonly (readonly string[])[],
   ): Promise<HostTensors> => ({
     features: await set.features.rows(places),
-    ...paddedBatch(captions.map(row), pad),
+    ...paddedBatch(texts.map(row), pad),
   });
   return {
     qformer,
@@ -177,11 +183,15 @@ export async function stage2Task(
         place: passes.at(position).item,
         random: new Random("caption", config.seed, position),
       }));
-      const captions = chosen.map(({ place, random }) => random.pick(train.pictures[place]!.captions));
+      const texts = chosen.map(({ place, random }) => {
+        const { captions, statements = [] } = train.pictures[place]!;
+        const caption = random.pick(captions);
+        return [caption, ...random.shuffle(statements).slice(0, config.statements)];
+      });
       const batchFeeds = await feeds(
         train,
         chosen.map(({ place }) => place),
-        captions,
+        texts,
       );
       return usesDropout ? { ...batchFeeds, seed: stepSeed(config.seed, step, part) } : batchFeeds;
     },
@@ -194,7 +204,7 @@ export async function stage2Task(
           await feeds(
             validation,
             places,
-            places.map((place) => validation.pictures[place]!.captions[0]!),
+            places.map((place) => [validation.pictures[place]!.captions[0]!]),
           ),
         );
         sum += (result["loss"]!.data as Float32Array)[0]! * places.length;
@@ -204,16 +214,19 @@ export async function stage2Task(
   };
 }
 
-/** Captions as token rows: start token, prompt, caption, end token. */
-function captionRow(tokenizer: TextTokenizer, config: Stage2Config): (caption: string) => TokenRow {
+/** Token rows: start token, prompt, caption, end token; then statements, each with an end token. */
+function captionRow(tokenizer: TextTokenizer, config: Stage2Config): (texts: readonly string[]) => TokenRow {
   const newline = newlineId(tokenizer);
   const opening = config.prompt === "" ? [tokenizer.idOf("</s>")] : tokenizer.encode(config.prompt);
   const isLearnt = config.learnStartToken && config.prompt === "";
-  return (caption) => {
-    const words = tokenizer
-      .encode(caption, { addSpecialTokens: false })
-      .slice(0, config.maxTextLength - opening.length - 1);
-    const target = [...words, newline];
+  const room = config.maxTextLength - opening.length;
+  return ([caption, ...statements]) => {
+    const encode = (text: string): readonly number[] => tokenizer.encode(text, { addSpecialTokens: false });
+    const target = [...encode(caption!).slice(0, room - 1), newline];
+    for (const statement of statements) {
+      const words = encode(statement);
+      if (target.length + words.length < room) target.push(...words, newline);
+    }
     return {
       ids: [...opening, ...target],
       labels: [...opening.map((id) => (isLearnt ? id : ignoreIndex)), ...target],

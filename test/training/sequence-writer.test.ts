@@ -14,15 +14,17 @@ const text = {
     { question: "where is the car?", answer: "top left", type: "position" },
     { question: "what is yellow?", answer: "car", type: "kind" },
   ],
+  statements: ["the car is yellow", "the car is small"],
 };
 const files = buildBpeTokenizer([
   text.description,
   ...text.captions,
+  ...text.statements,
   ...text.questions.flatMap(({ question, answer }) => [`Question: ${question} Answer:`, answer]),
 ]);
 const tokenizer = createTokenizer(files["tokenizer.json"], files["tokenizer_config.json"]);
 const writer = new SequenceWriter(tokenizer);
-const plain = { echoShare: 0, captionShare: 1, bareShare: 0, typeShares: {} };
+const plain = { echoShare: 0, captionShare: 1, statementShare: 0, bareShare: 0, typeShares: {} };
 
 const rows = (shares: Partial<typeof plain> & { typeShares?: Record<string, number> }, most = 256) =>
   Array.from({ length: 60 }, (_, i) =>
@@ -47,6 +49,15 @@ describe("a training row", () => {
     expect(without.some((row) => row.includes("what color"))).toBe(false);
     expect(without.every((row) => row.includes("where is the car"))).toBe(true);
     const some = rows({ typeShares: { color: 0.5 } }).filter((row) => written(row).includes("what color"));
+    expect(some.length).toBeGreaterThan(15);
+    expect(some.length).toBeLessThan(45);
+  });
+
+  it("holds statements in their share, and learns them whole", () => {
+    expect(rows({}).some((row) => written(row).includes("the car is small"))).toBe(false);
+    const some = rows({ statementShare: 0.5, captionShare: 0 }).filter((row) =>
+      tokenizer.decode(row.labels.filter((label) => label !== ignoreIndex)).includes("the car is small"),
+    );
     expect(some.length).toBeGreaterThan(15);
     expect(some.length).toBeLessThan(45);
   });

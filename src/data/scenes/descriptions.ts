@@ -1,8 +1,12 @@
 /** Written descriptions of scenes: what a language model that never sees a picture learns to read. */
 import { captionScene, joinPhrases } from "./captions.js";
 import { askScene, type SceneQuestion } from "./questions.js";
+import { stateScene } from "./statements.js";
 import { Random } from "../random.js";
 import { article, placePhrase, quadrant, type Scene, type SceneObject } from "./world.js";
+
+/** More are never written for a scene, in text or about a picture. */
+export const STATEMENTS_PER_SCENE = 10;
 
 /** No description is longer than this, not counting punctuation. */
 export const MAX_DESCRIPTION_WORDS = 34;
@@ -48,6 +52,7 @@ export interface TextRecord {
   readonly description: string;
   readonly captions: readonly string[];
   readonly questions: readonly SceneQuestion[];
+  readonly statements: readonly string[];
 }
 
 /**
@@ -61,5 +66,6 @@ export function textRecord(scene: Scene, seed: number): TextRecord {
     description: describe(scene, random),
     captions: captionScene(scene, random, 2),
     questions: askScene(scene, random, scene.split === "text" ? 18 : random.between(5, 6)),
+    statements: stateScene(scene, random, STATEMENTS_PER_SCENE),
   };
 }

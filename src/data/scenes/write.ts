@@ -5,12 +5,13 @@ import { availableParallelism } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { InterruptedError, UserError } from "../../errors.js";
 import { captionScene } from "./captions.js";
-import { textRecord } from "./descriptions.js";
+import { STATEMENTS_PER_SCENE, textRecord } from "./descriptions.js";
 import { jsonLinesWriter, jsonListWriter, type ListWriter } from "./json-lists.js";
 import { renderScene } from "./picture.js";
 import { askScene, type QuestionType } from "./questions.js";
 import { Random } from "../random.js";
 import { makeScene } from "./scene.js";
+import { stateScene } from "./statements.js";
 import {
   BACKGROUNDS,
   COLORS,
@@ -171,16 +172,15 @@ async function writePictureSplit(
   const info = { description: `scenes world, split ${split}`, seed, version: "1" };
   // The COCO format has two lists in one file; the list of pictures is short enough to go into the head.
   const images = names.map((file_name, id) => ({ id, file_name, width: PICTURE_SIZE, height: PICTURE_SIZE }));
-  const captions = await jsonListWriter(
-    join(folder, `captions_${split}.json`),
-    { info, images },
-    "annotations",
-  );
+  const texts = (name: string): Promise<ListWriter> =>
+    jsonListWriter(join(folder, `${name}_${split}.json`), { info, images }, "annotations");
+  const captions = await texts("captions");
+  const statements = await texts("statements");
   const questions = await jsonListWriter(join(folder, `questions_${split}.json`), { info }, "questions");
   const answers = await jsonListWriter(join(folder, `annotations_${split}.json`), { info }, "annotations");
   const scenes = await jsonListWriter(join(folder, `scenes_${split}.json`), { seed, split }, "scenes");
   let asked = 0;
-  await writing([captions, questions, answers, scenes], () =>
+  await writing([captions, statements, questions, answers, scenes], () =>
     inBatches(count, signal, advance, async (from, to) => {
       const batch = Array.from({ length: to - from }, (_, offset) => makeScene(seed, split, from + offset));
       const drawing = drawScenes(batch, format, (scene) => join(folder, names[scene.index] as string));
@@ -188,7 +188,8 @@ async function writePictureSplit(
       const telling = (async () => {
         for (const scene of batch) {
           await scenes.add(scene);
-          await addCaptions(captions, scene, seed);
+          await addTexts(captions, scene, CAPTIONS_PER_PICTURE, sceneCaptions(scene, seed));
+          await addTexts(statements, scene, STATEMENTS_PER_SCENE, sceneStatements(scene, seed));
           asked += await addQuestions(questions, answers, scene, seed);
         }
       })();
@@ -242,10 +243,15 @@ async function drawScenes(
   }
 }
 
-async function addCaptions(file: ListWriter, scene: Scene, seed: number): Promise<void> {
-  for (const [index, caption] of sceneCaptions(scene, seed).entries()) {
-    await file.add({ id: scene.index * CAPTIONS_PER_PICTURE + index, image_id: scene.index, caption });
-  }
+/** COCO annotations; ids leave room for `most` texts a picture. */
+async function addTexts(
+  file: ListWriter,
+  scene: Scene,
+  most: number,
+  texts: readonly string[],
+): Promise<void> {
+  for (const [index, caption] of texts.entries())
+    await file.add({ id: scene.index * most + index, image_id: scene.index, caption });
 }
 
 async function addQuestions(
@@ -283,4 +289,9 @@ function answerType(type: QuestionType): "yes/no" | "number" | "other" {
 /** The captions that a picture has on disk. */
 function sceneCaptions(scene: Scene, seed: number): string[] {
   return captionScene(scene, new Random("captions", seed, scene.split, scene.index), CAPTIONS_PER_PICTURE);
+}
+
+/** The statements that a picture has on disk. */
+function sceneStatements(scene: Scene, seed: number): string[] {
+  return stateScene(scene, new Random("statements", seed, scene.split, scene.index), STATEMENTS_PER_SCENE);
 }
