@@ -5,9 +5,12 @@ import { readTextCorpus } from "../data/text-corpus.js";
 import { Device } from "../engine/index.js";
 import { UserError } from "../errors.js";
 import { Opt, optConfigSchema } from "../models/opt.js";
+import { T5, t5ConfigSchema } from "../models/t5.js";
 import { Parameters } from "../nn/parameters.js";
 import { loadTokenizer } from "../text/tokenizer.js";
-import { answerMeasure, SequenceWriter, type AnsweredQuestion } from "../training/language-model.js";
+import type { AnsweredQuestion, AnswerMeasure } from "../training/answers.js";
+import { answerMeasure, SequenceWriter } from "../training/language-model.js";
+import { PairWriter, t5AnswerMeasure } from "../training/t5-language-model.js";
 import { putWeights } from "./load-weights.js";
 import type { EvaluationOptions } from "./options.js";
 
@@ -16,27 +19,34 @@ export interface LanguageModelMeasures {
   readonly answers: readonly AnsweredQuestion[];
 }
 
-/** The model is an OPT in a folder of its own, or the language model inside a BLIP-2 folder. */
+/** The model is an OPT or a T5 in a folder of its own, or the language model inside a BLIP-2 folder. */
 export async function evaluateLanguageModel(options: EvaluationOptions): Promise<LanguageModelMeasures> {
   const { model, data, limit, threads } = options;
   const folder = await readModelFolder(model);
   const isInside = folder.config["model_type"] === "blip-2";
-  const config = isInside ? folder.config["text_config"] : folder.config;
-  const parsed = optConfigSchema.safeParse(config);
-  if (!parsed.success || (config as { model_type?: unknown }).model_type !== "opt") {
-    throw new UserError(
-      `${join(model, "config.json")}: no OPT model, which is required; give its folder, or one of BLIP-2 with OPT`,
-    );
-  }
+  const config = (isInside ? folder.config["text_config"] : folder.config) as { model_type?: unknown };
   const test = (await readTextCorpus(join(data, "text_test.jsonl"))).slice(0, limit);
   const tokenizer = await loadTokenizer(model);
   const parameters = new Parameters(() => true);
-  const opt = new Opt(parsed.data, parameters.scope(isInside ? "language_model" : ""));
+  const scope = parameters.scope(isInside ? "language_model" : "");
+  const prepare = ((): ((device: Device) => Promise<AnswerMeasure>) => {
+    if (config.model_type === "opt") {
+      const opt = new Opt(optConfigSchema.parse(config), scope);
+      return (device) => answerMeasure(device, parameters, opt, new SequenceWriter(tokenizer), test);
+    }
+    if (config.model_type === "t5") {
+      const t5 = new T5(t5ConfigSchema.parse(config), scope, folder.weights.tensors);
+      return (device) => t5AnswerMeasure(device, parameters, t5, new PairWriter(tokenizer), test);
+    }
+    throw new UserError(
+      `${join(model, "config.json")}: no OPT or T5, which is required; give its folder, or one of BLIP-2 with such a language model`,
+    );
+  })();
 
   await using device = Device.open(threads === undefined ? {} : { threads });
   const names = [...folder.weights.tensors.keys()].filter((name) => parameters.shapes.has(name));
   await putWeights(device, parameters, await folder.weights.readAll(names), model);
-  const measure = await answerMeasure(device, parameters, opt, new SequenceWriter(tokenizer), test);
+  const measure = await prepare(device);
   const answers: AnsweredQuestion[] = [];
   const measures = await measure({ ...options, onAnswer: (answered) => answers.push(answered) });
   return { measures: { descriptions: test.length, questions: answers.length, ...measures }, answers };

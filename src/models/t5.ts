@@ -282,7 +282,7 @@ export class T5 {
     this.words = new Embedding(scope.at(kept), count, width, normal(1));
     const isOwn = stored === undefined ? !config.tie_word_embeddings : has("lm_head");
     this.head = isOwn
-      ? new Embedding(scope.at("lm_head"), count, width, normal(1)).weight
+      ? new Embedding(scope.at("lm_head"), count, width, normal(width ** -0.5)).weight
       : this.words.weight;
     this.encoder = new T5Stack(config, scope.at("encoder"), config.num_layers, false);
     this.decoder = new T5Stack(config, scope.at("decoder"), this.decoderDepth, true);

@@ -1,21 +1,56 @@
 /**
- * Makes an OPT-style tokenizer (byte-level BPE) for a small closed world: every known word with the space before it is one token,
- * and any other text still has tokens, byte by byte.
+ * Makes a tokenizer (byte-level BPE) for a small closed world, for an OPT or a T5: every known word with the space before it is one
+ * token, and any other text still has tokens, byte by byte.
  */
 import { byteAlphabet, bytePieces } from "./byte-level.js";
 import { type TokenizerFiles } from "./tokenizer-files.js";
 
-const specials = ["<s>", "<pad>", "</s>", "<unk>"] as const;
 const imageToken = "<image>";
 
+/** T5's marks of what is missing in a text, in the order in which they are used. */
+export const sentinelTokens = Array.from({ length: 32 }, (_, i) => `<extra_id_${i}>`);
+
+interface Layout {
+  /** The first ids. */
+  readonly specials: readonly string[];
+  /** The last ids before `<image>`. */
+  readonly more: readonly string[];
+  readonly roles: Readonly<Record<"bos_token" | "eos_token" | "pad_token" | "unk_token", string>>;
+  /** The mark goes before a text, or behind it. */
+  readonly mark: "before" | "behind";
+  readonly paddingSide: "left" | "right";
+}
+
+const layouts = {
+  opt: {
+    specials: ["<s>", "<pad>", "</s>", "<unk>"],
+    more: [],
+    roles: { bos_token: "</s>", eos_token: "</s>", pad_token: "<pad>", unk_token: "</s>" },
+    mark: "before",
+    paddingSide: "left",
+  },
+  t5: {
+    specials: ["<pad>", "</s>", "<unk>"],
+    more: sentinelTokens,
+    roles: { bos_token: "</s>", eos_token: "</s>", pad_token: "<pad>", unk_token: "<unk>" },
+    mark: "behind",
+    paddingSide: "right",
+  },
+} as const satisfies Record<string, Layout>;
+
 /**
- * Builds the files of a byte-level BPE tokenizer from texts (or single words). Ids: OPT's four special tokens (`<s>` 0, `<pad>` 1,
- * `</s>` 2, `<unk>` 3), the 256 bytes, the words with their beginnings, and `<image>` last.
+ * Builds the files of a byte-level BPE tokenizer from texts (or single words). Ids for an OPT: its four special tokens (`<s>` 0,
+ * `<pad>` 1, `</s>` 2, `<unk>` 3), the 256 bytes, the words with their beginnings, and `<image>` last; an encoded text starts with
+ * `</s>`. Ids for a T5: `<pad>` 0, `</s>` 1, `<unk>` 2, bytes, words, 32 sentinels, and `<image>`; an encoded text ends with `</s>`.
  *
  * A word is what the GPT-2 pattern cuts out with a space before it ("a red star , two": " a", " red", " star", " ,", " two"); a
  * mark without a space (".", ",", "?", ":") and "\n" are single tokens as bytes. The same texts in any order give the same files.
  */
-export function buildBpeTokenizer(texts: Iterable<string>): TokenizerFiles {
+export function buildBpeTokenizer(
+  texts: Iterable<string>,
+  family: keyof typeof layouts = "opt",
+): TokenizerFiles {
+  const { specials, more, roles, mark, paddingSide }: Layout = layouts[family];
   const words = new Set<string>();
   for (const text of texts) {
     for (const piece of bytePieces(text)) if (piece.startsWith(space) && piece.length > 1) words.add(piece);
@@ -38,12 +73,16 @@ export function buildBpeTokenizer(texts: Iterable<string>): TokenizerFiles {
   const vocab = Object.fromEntries(vocabulary.map((token, id) => [token, id]));
   const added = [
     ...specials.map((content, id) => addedToken(id, content)),
-    addedToken(vocabulary.length, imageToken),
+    ...[...more, imageToken].map((content, i) => addedToken(vocabulary.length + i, content)),
   ];
-  const start = { SpecialToken: { id: "</s>", type_id: 0 } };
-  const first = { Sequence: { id: "A", type_id: 0 } };
+  const end = vocabulary.indexOf("</s>");
+  const sentence = (id: "A" | "B"): object[] => {
+    const text = { Sequence: { id, type_id: 0 } };
+    const special = { SpecialToken: { id: "</s>", type_id: 0 } };
+    if (mark === "behind") return [text, special];
+    return id === "A" ? [special, text] : [text];
+  };
   const byteLevel = { type: "ByteLevel", add_prefix_space: true, trim_offsets: false, use_regex: true };
-  const roles = { bos_token: "</s>", eos_token: "</s>", pad_token: "<pad>", unk_token: "</s>" };
   return {
     "tokenizer.json": {
       version: "1.0",
@@ -54,9 +93,9 @@ export function buildBpeTokenizer(texts: Iterable<string>): TokenizerFiles {
       pre_tokenizer: byteLevel,
       post_processor: {
         type: "TemplateProcessing",
-        single: [start, first],
-        pair: [start, first, { Sequence: { id: "B", type_id: 0 } }],
-        special_tokens: { "</s>": { id: "</s>", ids: [2], tokens: ["</s>"] } },
+        single: sentence("A"),
+        pair: [...sentence("A"), ...sentence("B")],
+        special_tokens: { "</s>": { id: "</s>", ids: [end], tokens: ["</s>"] } },
       },
       decoder: byteLevel,
       model: {
@@ -77,10 +116,10 @@ export function buildBpeTokenizer(texts: Iterable<string>): TokenizerFiles {
       add_prefix_space: true,
       clean_up_tokenization_spaces: false,
       model_max_length: 512,
-      padding_side: "left",
+      padding_side: paddingSide,
       added_tokens_decoder: Object.fromEntries(added.map(({ id, ...token }) => [String(id), token])),
     },
-    "special_tokens_map.json": { ...roles, additional_special_tokens: [imageToken] },
+    "special_tokens_map.json": { ...roles, additional_special_tokens: [...more, imageToken] },
     "vocab.json": vocab,
     "merges.txt": `#version: 0.2\n${merges.join("\n")}\n`,
   };

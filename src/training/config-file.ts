@@ -3,8 +3,11 @@ import { readFile } from "node:fs/promises";
 import type { z } from "zod";
 import { UserError } from "../errors.js";
 
-/** Reads and checks a configuration. Throws a `UserError` naming every key that is unknown, missing or wrong. */
-export async function readConfig<T extends z.ZodType>(path: string, schema: T): Promise<z.infer<T>> {
+/** Reads and checks a configuration; what it is may depend on what it says. Throws a `UserError` naming every key that is unknown, missing or wrong. */
+export async function readConfig<T extends z.ZodType>(
+  path: string,
+  schema: T | ((json: unknown) => T),
+): Promise<z.infer<T>> {
   const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
     throw new UserError(
       `${path} ${error.code === "ENOENT" ? "does not exist" : `cannot be read (${error.message})`}`,
@@ -17,7 +20,7 @@ export async function readConfig<T extends z.ZodType>(path: string, schema: T): 
   } catch (cause) {
     throw new UserError(`${path} is not JSON: ${(cause as Error).message}`, { cause });
   }
-  const parsed = schema.safeParse(json);
+  const parsed = (typeof schema === "function" ? schema(json) : schema).safeParse(json);
   if (parsed.success) return parsed.data;
   const problems = parsed.error.issues.map((issue) => {
     const key = issue.path.join(".");

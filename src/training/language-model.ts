@@ -5,7 +5,7 @@
  * stands before the start token in most sequences: the place where a soft visual prompt will stand.
  */
 import { z } from "zod";
-import { input, integer, ops, type Device, type HostTensors, type Tensor } from "../engine/index.js";
+import { input, integer, ops, type Device, type Tensor } from "../engine/index.js";
 import { Random } from "../data/random.js";
 import { ShuffledPasses } from "../data/shuffle.js";
 import type { DescribedScene } from "../data/text-corpus.js";
@@ -15,9 +15,10 @@ import { normal, Parameters } from "../nn/parameters.js";
 import { ignoreIndex } from "../objectives/cross-entropy.js";
 import { languageModelLoss } from "../objectives/stage-2.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
+import { answerMeasureOf, type AnswerMeasure } from "./answers.js";
 import { paddedBatch, type TokenRow } from "./token-rows.js";
 import { startWeights } from "./start-weights.js";
-import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "./trainer.js";
+import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
 
 export const languageModelConfigSchema = z
   .strictObject({
@@ -25,6 +26,7 @@ export const languageModelConfigSchema = z
     data: z.string(),
     /** Sizes of the model; its vocabulary is that of the tokenizer, which is made from the text. */
     model: z.strictObject({
+      model_type: z.literal("opt").default("opt"),
       hidden_size: z.int().positive(),
       num_hidden_layers: z.int().positive(),
       num_attention_heads: z.int().positive(),
@@ -159,7 +161,7 @@ export async function languageModelTask(
         const message = `${config.data}: model.max_position_embeddings is ${positions}, too few for a description of ${cramped.ids.length} tokens and something to learn behind it`;
         return Promise.reject(new UserError(message));
       }
-      return Promise.resolve(paddedBatch(rows, tokenizer.specialIds.pad!));
+      return Promise.resolve(paddedBatch(rows, writer.pad));
     },
     evaluate: () => measure(),
   };
@@ -170,8 +172,10 @@ export class SequenceWriter {
   private readonly known = new Map<string, readonly number[]>();
   readonly start: number;
   readonly newline: number;
+  readonly pad: number;
 
   constructor(private readonly tokenizer: TextTokenizer) {
+    this.pad = tokenizer.specialIds.pad!;
     this.start = tokenizer.idOf("</s>");
     this.newline = newlineId(tokenizer);
   }
@@ -239,32 +243,14 @@ export class SequenceWriter {
   }
 }
 
-/** What a measurement tells on the way. */
-export interface AnswerHooks extends TrainingHooks {
-  readonly onAnswer?: (answered: AnsweredQuestion) => void;
-}
-
-export interface AnsweredQuestion {
-  readonly description: string;
-  readonly question: string;
-  /** The right one. */
-  readonly answer: string;
-  readonly type: string;
-  /** Whether the model gives it. */
-  readonly right: boolean;
-}
-
-/**
- * Answers from written descriptions: the share of questions whose every answer token is the model's
- * first choice given those before it, which is when greedy decoding gives the answer. By type and overall.
- */
+/** Answers from written descriptions, measured with the weights in the device's slots. */
 export async function answerMeasure(
   device: Device,
   parameters: Parameters,
   model: Opt,
   writer: SequenceWriter,
   test: readonly DescribedScene[],
-): Promise<(hooks?: AnswerHooks) => Promise<Record<string, number>>> {
+): Promise<AnswerMeasure> {
   const ids = input("ids", "int64", ["B", "T"]);
   const mask = input("mask", "int64", ["B", "T"]);
   const labels = input("labels", "int64", ["B", "T"]);
@@ -272,40 +258,11 @@ export async function answerMeasure(
     { right: answeredRight(model, ids, mask, labels) },
     { residentInputs: weightSlots(parameters) },
   );
-  const rows = test.flatMap(({ description, questions }) =>
-    questions.map((asked) => ({
-      description,
-      asked,
-      type: asked.type,
-      row: writer.question(description, asked.question, asked.answer),
-    })),
-  );
-  return async ({ signal, onProgress, onAnswer } = {}) => {
-    const tally = new Map<string, { right: number; count: number }>();
-    for (let from = 0; from < rows.length; from += 100) {
-      const part = rows.slice(from, from + 100);
-      const feeds: HostTensors = paddedBatch(
-        part.map(({ row }) => row),
-        1,
-      );
-      const { right } = await program.run(feeds, { signal });
-      onProgress?.({ step: from + part.length, total: rows.length, detail: "questions" });
-      for (const [i, { description, asked, type }] of part.entries()) {
-        onAnswer?.({ description, ...asked, right: Number(right!.data[i]) === 1 });
-        const entry = tally.get(type) ?? { right: 0, count: 0 };
-        tally.set(type, { right: entry.right + Number(right!.data[i]), count: entry.count + 1 });
-      }
-    }
-    const share = ({ right, count }: { right: number; count: number }): number => right / count;
-    const all = [...tally.values()].reduce((a, b) => ({
-      right: a.right + b.right,
-      count: a.count + b.count,
-    }));
-    return {
-      answers: share(all),
-      ...Object.fromEntries([...tally].sort().map(([type, entry]) => [`answers: ${type}`, share(entry)])),
-    };
-  };
+  return answerMeasureOf(test, async (questions, signal) => {
+    const rows = questions.map((asked) => writer.question(asked.description, asked.question, asked.answer));
+    const { right } = await program.run(paddedBatch(rows, writer.pad), { signal });
+    return right!.data as ArrayLike<number>;
+  });
 }
 
 /** 1 for each row all of whose labelled tokens are the model's first choice, else 0. -> float32 [B]. */

@@ -9,6 +9,7 @@ import { readScenes, readWorld } from "../data/scenes/read.js";
 import { readTextCorpus, type DescribedScene } from "../data/text-corpus.js";
 import { Device } from "../engine/index.js";
 import { float32Tensor, type HostTensor } from "../host-tensor.js";
+import type { T5Config } from "../models/t5.js";
 import { blipPreprocessor, preprocessConfig } from "../images/preprocess.js";
 import { bertTokenizerFiles } from "../text/bert-tokenizer.js";
 import { buildBpeTokenizer } from "../text/build-bpe.js";
@@ -26,6 +27,13 @@ import {
 import { RunFolder } from "./run-folder.js";
 import { qFormerConfigOf, stage1Task, type Stage1Config } from "./stage-1.js";
 import { readFrozenLanguageModel, stage2Task, type Stage2Config } from "./stage-2.js";
+import {
+  isT5Config,
+  shortAnswerPrompt,
+  t5ConfigOf,
+  t5LanguageModelTask,
+  type T5LanguageModelConfig,
+} from "./t5-language-model.js";
 import { train, type TrainerConfig, type TrainingHooks, type TrainingResult } from "./trainer.js";
 import { blip2VisionConfigOf, textTowerConfigOf, visionTask, type VisionConfig } from "./vision.js";
 
@@ -56,37 +64,58 @@ const tokenizerOf = (files: TokenizerFiles): TextTokenizer =>
   createTokenizer(files["tokenizer.json"], files["tokenizer_config.json"]);
 
 /** Every text of a corpus, in the form in which the language model reads it. */
-function corpusTexts(corpus: readonly DescribedScene[]): string[] {
+function corpusTexts(corpus: readonly DescribedScene[], promptOf: (question: string) => string): string[] {
   const texts = new Set<string>();
   for (const { description, captions, questions, statements } of corpus) {
     for (const text of [description, ...captions, ...statements]) texts.add(text);
-    for (const { question, answer } of questions) texts.add(`${questionPrompt(question)} ${answer}`);
+    for (const { question, answer } of questions) texts.add(`${promptOf(question)} ${answer}`);
   }
   return [...texts];
 }
 
-/** `blip2 train language-model`. */
+/** `blip2 train language-model`: an OPT, or a T5 where the configuration's model is one. */
 export async function trainLanguageModel(
-  config: LanguageModelConfig,
+  config: LanguageModelConfig | T5LanguageModelConfig,
   options: RunOptions,
 ): Promise<StageResult> {
   const corpus = await readTextCorpus(join(config.data, "text_train.jsonl"));
   const test = await readTextCorpus(join(config.data, "text_test.jsonl"));
-  const files = buildBpeTokenizer(corpusTexts(corpus));
+  const isT5 = isT5Config(config);
+  const files = buildBpeTokenizer(
+    corpusTexts(corpus, isT5 ? shortAnswerPrompt : questionPrompt),
+    isT5 ? "t5" : "opt",
+  );
   const tokenizer = tokenizerOf(files);
   const run = await RunFolder.open(options.out, config, options);
   return withDevice(options, async (device) => {
-    const task = await languageModelTask(device, config, tokenizer, corpus, test);
+    const task = isT5
+      ? await t5LanguageModelTask(device, config, tokenizer, corpus, test)
+      : await languageModelTask(device, config, tokenizer, corpus, test);
     const result = await train(device, task, config satisfies TrainerConfig, run, options);
     const model = modelFolder(options.out);
     await writeModelFolder(model, {
-      config: { architectures: ["OPTForCausalLM"], ...optConfigOf(config, tokenizer), dtype: "float16" },
+      config: isT5
+        ? {
+            architectures: ["T5ForConditionalGeneration"],
+            ...t5ConfigOf(config, tokenizer),
+            dtype: "float16",
+          }
+        : { architectures: ["OPTForCausalLM"], ...optConfigOf(config, tokenizer), dtype: "float16" },
       tensors: result.weights,
       dtype: "float16",
-      files: { ...files, "generation_config.json": generationConfig(tokenizer) },
+      files: {
+        ...files,
+        "generation_config.json": isT5
+          ? t5GenerationConfig(t5ConfigOf(config, tokenizer))
+          : generationConfig(tokenizer),
+      },
     });
     return { ...result, model };
   });
+}
+
+function t5GenerationConfig({ decoder_start_token_id, eos_token_id, pad_token_id }: T5Config): object {
+  return { decoder_start_token_id, eos_token_id, pad_token_id };
 }
 
 function generationConfig(tokenizer: TextTokenizer): object {

@@ -14,7 +14,7 @@ const text = {
     { question: "where is the car?", answer: "top left", type: "position" },
     { question: "what is yellow?", answer: "car", type: "kind" },
   ],
-  statements: ["the car is yellow", "the car is small"],
+  statements: ["the color of the car is yellow", "the car is small"],
 };
 const files = buildBpeTokenizer([
   text.description,

@@ -81,7 +81,10 @@ async function trainStage(stage: Stage, configPath: string, options: RunOptions)
   switch (stage) {
     case "language-model": {
       const { languageModelConfigSchema } = await import("../../training/language-model.js");
-      return trainLanguageModel(await readConfig(configPath, languageModelConfigSchema), options);
+      const { isT5Config, t5LanguageModelConfigSchema } = await import("../../training/t5-language-model.js");
+      const schemaOf = (json: unknown) =>
+        isT5Config(json) ? t5LanguageModelConfigSchema : languageModelConfigSchema;
+      return trainLanguageModel(await readConfig(configPath, schemaOf), options);
     }
     case "vision": {
       const { visionConfigSchema } = await import("../../training/vision.js");

@@ -42,8 +42,8 @@ function number(kind: Kind, objects: readonly SceneObject[]): string {
 
 function aboutKind(object: SceneObject): string[] {
   const { kind, color, size } = object;
-  const told = [`the ${kind} is ${color}`, `the ${kind} is ${size}`];
-  if (isClear(object, "x") && isClear(object, "y")) told.push(`the ${kind} is ${quadrant(object)}`);
+  const told = [`the color of the ${kind} is ${color}`, `the ${kind} is ${size}`];
+  if (isClear(object, "x") && isClear(object, "y")) told.push(`the ${kind} is in the ${quadrant(object)}`);
   return told;
 }
 

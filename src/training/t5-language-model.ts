@@ -1,0 +1,347 @@
+/**
+ * Training a small T5 v1.1 on text alone, so that there is a frozen encoder-decoder to bridge to. The encoder reads a
+ * written description and something behind it; the decoder gives what is missing. A batch is of one of three
+ * forms, drawn for each step:
+ *
+ * - blanks: questions and statements with sentinels in the place of answers, all of them given in one go (T5's own span
+ *   denoising, with spans that can be told from the description);
+ * - questions: one question, and its answer;
+ * - captions: the first words of a caption or none, and the rest (prefix language modelling).
+ */
+import { z } from "zod";
+import { input, integer, ops, type Device, type HostTensors, type Tensor } from "../engine/index.js";
+import { Random } from "../data/random.js";
+import { ShuffledPasses } from "../data/shuffle.js";
+import type { DescribedScene } from "../data/text-corpus.js";
+import { UserError } from "../errors.js";
+import { T5, t5ConfigSchema, type T5Config } from "../models/t5.js";
+import { Parameters } from "../nn/parameters.js";
+import { ignoreIndex } from "../objectives/cross-entropy.js";
+import { textToTextLogits, textToTextLoss, type DecoderIds } from "../objectives/text-to-text.js";
+import { sentinelTokens } from "../text/build-bpe.js";
+import type { TextTokenizer } from "../text/tokenizer.js";
+import { answerMeasureOf, type AnswerMeasure } from "./answers.js";
+import { startWeights } from "./start-weights.js";
+import { paddedIds, paddedRows } from "./token-rows.js";
+import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
+
+const forms = ["blanks", "questions", "captions"] as const;
+type Form = (typeof forms)[number];
+
+export const t5LanguageModelConfigSchema = z
+  .strictObject({
+    /** A folder made by `blip2 scenes`, or one with text_train.jsonl and text_test.jsonl alike. */
+    data: z.string(),
+    /** Sizes of the model; its vocabulary is that of the tokenizer, which is made from the text. */
+    model: z.strictObject({
+      model_type: z.literal("t5"),
+      d_model: z.int().positive(),
+      d_kv: z.int().positive(),
+      d_ff: z.int().positive(),
+      num_heads: z.int().positive(),
+      num_layers: z.int().positive(),
+      num_decoder_layers: z.int().positive().optional(),
+      relative_attention_num_buckets: z.int().min(4).default(32),
+      relative_attention_max_distance: z.int().positive().default(128),
+    }),
+    /** How often a step's batch has each form, relative to one another. */
+    forms: z
+      .strictObject({
+        blanks: z.number().min(0).default(0.6),
+        questions: z.number().min(0).default(0.2),
+        captions: z.number().min(0).default(0.2),
+      })
+      .refine((shares) => forms.some((form) => shares[form] > 0), "one form at least must be above 0")
+      .prefault({}),
+    /** Rows of the short forms stand in for one with blanks: so many as fill a batch of like cost. */
+    shortRows: z.int().positive().default(3),
+    /** Longest text for the encoder in tokens, the end token included. */
+    maxTextLength: z.int().min(8).default(256),
+    /** Share of questions with blanks that stand bare, without the frame of a prompt. */
+    bareShare: z.number().min(0).max(1).default(0.5),
+    /** Share of a text's statements (sentences of one fact) among the blanks. */
+    statementShare: z.number().min(0).max(1).default(0.5),
+    /** Share of the questions of a type that are asked; all of a type that is not named. */
+    typeShares: z.record(z.string(), z.number().min(0).max(1)).default({}),
+    /** Types of question that few texts ask: every other row is made of one that does. */
+    focus: z.array(z.string()).default([]),
+    /** Over these first steps the descriptions grow: from the shortest quarter of the corpus to all of it. */
+    curriculumSteps: z.int().nonnegative().default(0),
+    /** Folder of an earlier run of the same sizes whose weights this one starts from. */
+    start: z.string().optional(),
+    ...trainerKeys,
+  })
+  .refine(...equalParts);
+
+export type T5LanguageModelConfig = z.infer<typeof t5LanguageModelConfigSchema>;
+
+/** Whether the configuration of a language model, checked or not, is one of a T5. */
+export function isT5Config(config: unknown): config is T5LanguageModelConfig {
+  return (config as { model?: { model_type?: unknown } } | null)?.model?.model_type === "t5";
+}
+
+/** Asks in the form that the paper has for FLAN-T5. */
+export const shortAnswerPrompt = (question: string): string => `Question: ${question} Short answer:`;
+
+/** The T5 configuration of a run, in Hugging Face's keys: v1.1, with BLIP-2's exact GELU. */
+export function t5ConfigOf({ model }: T5LanguageModelConfig, tokenizer: TextTokenizer): T5Config {
+  const { pad, end } = t5Ids(tokenizer);
+  return t5ConfigSchema.parse({
+    ...model,
+    num_decoder_layers: model.num_decoder_layers ?? model.num_layers,
+    vocab_size: tokenizer.vocabularySize,
+    feed_forward_proj: "gated-gelu",
+    dense_act_fn: "gelu",
+    is_gated_act: true,
+    dropout_rate: 0,
+    tie_word_embeddings: false,
+    pad_token_id: pad,
+    eos_token_id: end,
+    bos_token_id: end,
+    decoder_start_token_id: pad,
+  });
+}
+
+/** Padding starts the decoder, as in T5. */
+function t5Ids(tokenizer: TextTokenizer): DecoderIds & { readonly end: number } {
+  const pad = tokenizer.specialIds.pad!;
+  return { pad, start: pad, end: tokenizer.specialIds.eos! };
+}
+
+/** Token ids, each with the end token. */
+interface PairRow {
+  /** For the encoder. */
+  readonly text: readonly number[];
+  /** From the decoder. */
+  readonly labels: readonly number[];
+}
+
+export interface T5LanguageModelTask extends Task {
+  readonly model: T5;
+}
+
+export async function t5LanguageModelTask(
+  device: Device,
+  config: T5LanguageModelConfig,
+  tokenizer: TextTokenizer,
+  train: readonly DescribedScene[],
+  test: readonly DescribedScene[],
+): Promise<T5LanguageModelTask> {
+  const parameters = new Parameters(() => true);
+  const model = new T5(t5ConfigOf(config, tokenizer), parameters.scope());
+  const writer = new PairWriter(tokenizer, config.maxTextLength);
+  const loss = textToTextLoss(model, inputs(model), writer.ids);
+  const passes = new ShuffledPasses(train.length, config.seed);
+  const byLength = train.toSorted((a, b) => a.description.length - b.description.length);
+  const focused = byLength.filter(({ questions }) =>
+    questions.some(({ type }) => config.focus.includes(type)),
+  );
+  if (config.focus.length > 0 && focused.length === 0) {
+    throw new UserError(
+      `${config.data}: no training text asks a question of type ${config.focus.join(", ")}`,
+    );
+  }
+  const partSize = config.batchSize / config.accumulate;
+  const measure = await t5AnswerMeasure(device, parameters, model, writer, test);
+  return {
+    parameters,
+    model,
+    weights: new Map(),
+    start: await startWeights(parameters, config.seed, config.start),
+    loss,
+    metrics: {},
+    batch: (step, part) => {
+      const share =
+        config.curriculumSteps === 0 ? 1 : Math.min(1, 0.25 + (0.75 * step) / config.curriculumSteps);
+      const form = formOf(config.forms, new Random("form", config.seed, step));
+      const rowsPerText = form === "blanks" ? 1 : config.shortRows;
+      const rows = Array.from({ length: partSize }, (_, i) => {
+        const position = step * config.batchSize + part * partSize + i;
+        const { item } = passes.at(position);
+        const texts = focused.length > 0 && position % 2 === 1 ? focused : byLength;
+        const scene = texts[Math.floor(item * share * (texts.length / train.length))]!;
+        const random = new Random("pair", config.seed, position);
+        return Array.from({ length: rowsPerText }, () => writer.pair(form, scene, random, config));
+      }).flat();
+      if (rows.some(({ labels }) => labels.length < 2)) {
+        const message = `${config.data}: maxTextLength is ${config.maxTextLength}, too short for a description with a question behind it`;
+        return Promise.reject(new UserError(message));
+      }
+      return Promise.resolve(feedsOf(rows, writer.ids.pad));
+    },
+    evaluate: () => measure(),
+  };
+}
+
+function formOf(shares: Readonly<Record<Form, number>>, random: Random): Form {
+  let left = random.next() * forms.reduce((sum, form) => sum + shares[form], 0);
+  for (const form of forms) {
+    left -= shares[form];
+    if (left < 0) return form;
+  }
+  return forms.findLast((form) => shares[form] > 0)!;
+}
+
+function inputs(model: T5): {
+  readonly inputsEmbeds: Tensor;
+  readonly encoderMask: Tensor;
+  readonly labels: Tensor;
+} {
+  return {
+    inputsEmbeds: model.embed(input("ids", "int64", ["B", "S"])),
+    encoderMask: input("mask", "int64", ["B", "S"]),
+    labels: input("labels", "int64", ["B", "T"]),
+  };
+}
+
+function feedsOf(rows: readonly PairRow[], pad: number): HostTensors {
+  return {
+    ...paddedIds(
+      rows.map(({ text }) => text),
+      pad,
+    ),
+    labels: paddedRows(
+      rows.map(({ labels }) => labels),
+      ignoreIndex,
+    ),
+  };
+}
+
+/** A text in two pieces, of which the decoder shall give the second. */
+interface Cloze {
+  readonly before: string;
+  readonly missing: string;
+}
+
+/** Writes described scenes as pairs of texts. */
+export class PairWriter {
+  readonly ids: DecoderIds & { readonly end: number };
+  private readonly sentinels: readonly number[];
+  private readonly known = new Map<string, readonly number[]>();
+
+  constructor(
+    private readonly tokenizer: TextTokenizer,
+    private readonly most = Infinity,
+  ) {
+    this.ids = t5Ids(tokenizer);
+    this.sentinels = sentinelTokens
+      .filter((token) => tokenizer.has(token))
+      .map((token) => tokenizer.idOf(token));
+  }
+
+  /** Ids of a text without special tokens; short texts repeat, so they are remembered. */
+  private encode(text: string): readonly number[] {
+    const known = this.known.get(text);
+    if (known !== undefined) return known;
+    const ids = this.tokenizer.encode(text, { addSpecialTokens: false });
+    if (this.known.size < 50_000) this.known.set(text, ids);
+    return ids;
+  }
+
+  pair(
+    form: Form,
+    scene: DescribedScene,
+    random: Random,
+    shares: Pick<T5LanguageModelConfig, "bareShare" | "statementShare" | "typeShares">,
+  ): PairRow {
+    switch (form) {
+      case "blanks":
+        return this.blanks(scene, random, shares);
+      case "questions": {
+        const { question, answer } = random.pick(scene.questions);
+        return this.question(scene.description, question, answer);
+      }
+      case "captions":
+        return this.caption(scene, random);
+    }
+  }
+
+  /** A question behind a description, and its answer. */
+  question(description: string, question: string, answer: string): PairRow {
+    return this.behind(description, { before: shortAnswerPrompt(question), missing: answer });
+  }
+
+  private caption({ description, captions, statements }: DescribedScene, random: Random): PairRow {
+    if (statements.length > 0 && random.chance(0.3))
+      return this.behind(description, clozeOf(random.pick(statements)));
+    const words = random.pick(captions).split(" ");
+    const middle = Math.floor(words.length / 2);
+    const cut = middle > 0 && random.chance(0.5) ? random.between(1, middle) : 0;
+    return this.behind(description, {
+      before: words.slice(0, cut).join(" "),
+      missing: words.slice(cut).join(" "),
+    });
+  }
+
+  private behind(description: string, { before, missing }: Cloze): PairRow {
+    const text = [...this.encode(`${description} .`), ...(before === "" ? [] : this.encode(before))];
+    return { text: [...text, this.ids.end], labels: [...this.encode(missing), this.ids.end] };
+  }
+
+  /** As many of the questions and statements as fit, in random order. */
+  private blanks(
+    { description, questions, statements }: DescribedScene,
+    random: Random,
+    { bareShare, statementShare, typeShares }: Shares,
+  ): PairRow {
+    const asked = questions
+      .filter(({ type }) => random.chance(typeShares[type] ?? 1))
+      .map(({ question, answer }): Cloze => {
+        const isBare = random.chance(bareShare);
+        return {
+          before: isBare ? question.replace(/\?$/, "") : shortAnswerPrompt(question),
+          missing: answer,
+        };
+      });
+    const stated = statements.filter(() => random.chance(statementShare)).map(clozeOf);
+    const text = [...this.encode(`${description} .`)];
+    const labels: number[] = [];
+    let next = 0;
+    for (const { before, missing } of random.shuffle([...asked, ...stated])) {
+      const words = this.encode(before);
+      if (next === this.sentinels.length || text.length + words.length + 2 > this.most) continue;
+      const sentinel = this.sentinels[next++]!;
+      text.push(...words, sentinel);
+      labels.push(sentinel, ...this.encode(missing));
+    }
+    return { text: [...text, this.ids.end], labels: [...labels, this.ids.end] };
+  }
+}
+
+type Shares = Pick<T5LanguageModelConfig, "bareShare" | "statementShare" | "typeShares">;
+
+/** A statement is cut behind its verb: what it is about stands before. */
+function clozeOf(statement: string): Cloze {
+  const words = statement.split(" ");
+  const verb = words.findLastIndex((word) => word === "is" || word === "are");
+  const cut = verb < 0 || verb === words.length - 1 ? words.length - 1 : verb + 1;
+  return { before: words.slice(0, cut).join(" "), missing: words.slice(cut).join(" ") };
+}
+
+/** Answers from written descriptions, measured with the weights in the device's slots. */
+export async function t5AnswerMeasure(
+  device: Device,
+  parameters: Parameters,
+  model: T5,
+  writer: PairWriter,
+  test: readonly DescribedScene[],
+): Promise<AnswerMeasure> {
+  const batch = inputs(model);
+  const choice = ops.argmax(textToTextLogits(model, batch, writer.ids));
+  const isWrong = ops.and(
+    ops.lessOrEqual(integer(0), batch.labels),
+    ops.not(ops.equal(choice, batch.labels)),
+  );
+  const wrong = ops.reduceSum(ops.cast(isWrong, "float32"), [1]);
+  const program = await device.compile(
+    { right: ops.where(ops.less(0, wrong), 0, 1) },
+    { residentInputs: weightSlots(parameters) },
+  );
+  return answerMeasureOf(test, async (questions, signal) => {
+    const rows = questions.map(({ description, question, answer }) =>
+      writer.question(description, question, answer),
+    );
+    const { right } = await program.run(feedsOf(rows, writer.ids.pad), { signal });
+    return right!.data as ArrayLike<number>;
+  });
+}
