@@ -20,7 +20,7 @@ import {
   RmsNorm,
   type ActivationName,
 } from "../nn/layers.js";
-import { normal, type Scope } from "../nn/parameters.js";
+import { normal, type Initialiser, type Scope } from "../nn/parameters.js";
 import { RelativePositionBias } from "../nn/relative-position.js";
 
 const activationSchema = z.enum(activationNames);
@@ -201,7 +201,7 @@ class T5Stack {
   readonly positions: RelativePositionBias;
   readonly finalNorm: RmsNorm;
 
-  constructor(config: T5Config, scope: Scope, depth: number, isDecoder: boolean) {
+  constructor(config: T5Config, scope: Scope, depth: number, isDecoder: boolean, positionInit: Initialiser) {
     const table = scope.at("block", 0, "layer", 0, "SelfAttention", "relative_attention_bias");
     this.blocks = Array.from(
       { length: depth },
@@ -215,7 +215,7 @@ class T5Stack {
         maxDistance: config.relative_attention_max_distance,
         bidirectional: !isDecoder,
       },
-      normal(config.d_model ** -0.5),
+      positionInit,
     );
     this.finalNorm = new RmsNorm(scope.at("final_layer_norm"), config.d_model, config.layer_norm_epsilon);
   }
@@ -275,6 +275,7 @@ export class T5 {
     readonly config: T5Config,
     scope: Scope,
     stored?: { has(name: string): boolean },
+    positionInit: Initialiser = normal(config.d_model ** -0.5),
   ) {
     const { d_model: width, vocab_size: count } = config;
     const has = (table: string): boolean => stored?.has(scope.at(table, "weight").path) ?? false;
@@ -284,8 +285,8 @@ export class T5 {
     this.head = isOwn
       ? new Embedding(scope.at("lm_head"), count, width, normal(width ** -0.5)).weight
       : this.words.weight;
-    this.encoder = new T5Stack(config, scope.at("encoder"), config.num_layers, false);
-    this.decoder = new T5Stack(config, scope.at("decoder"), this.decoderDepth, true);
+    this.encoder = new T5Stack(config, scope.at("encoder"), config.num_layers, false, positionInit);
+    this.decoder = new T5Stack(config, scope.at("decoder"), this.decoderDepth, true, positionInit);
   }
 
   /** Width of word embeddings and of the soft prompt. */

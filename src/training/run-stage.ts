@@ -239,7 +239,7 @@ export async function trainStage1(config: Stage1Config, options: RunOptions): Pr
 export async function trainStage2(config: Stage2Config, options: RunOptions): Promise<StageResult> {
   const captioned = await readCaptionSet(config.data, "train");
   const trainSet =
-    config.statements === 0 ? captioned : await withStatements(config.data, "train", captioned);
+    config.statementShare === 0 ? captioned : await withStatements(config.data, "train", captioned);
   const validationSet = await readCaptionSet(config.data, "validation");
   const stage1 = await readModelFolder(config.stage1);
   const vision = await readFrozenVision(config.stage1);

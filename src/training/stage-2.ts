@@ -22,6 +22,7 @@ import { ignoreIndex } from "../objectives/cross-entropy.js";
 import { softPromptLoss } from "../objectives/stage-2.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import type { FrozenVision } from "./image-features.js";
+import { clozeOf } from "./cloze.js";
 import { newlineId } from "./language-model.js";
 import { stepSeed, type FeatureSet } from "./stage-1.js";
 import { startWeights } from "./start-weights.js";
@@ -39,11 +40,13 @@ export const stage2ConfigSchema = z
     /** Text before every caption, on which nothing is learnt. */
     prompt: z.string().default(""),
     /**
-     * Statements about the picture behind its caption, each with an end token, as far as they fit; from
-     * statements_train.json. Captions tell of things in one order. A statement starts from a thing and asks what is
-     * told of it, as a question does.
+     * Share of the rows that hold statements in place of a caption, from statements_train.json. A caption tells of all
+     * things in one order. A statement is given up to its verb ("the color of the star is"), and what is learnt is
+     * to go on with what is true of that thing.
      */
-    statements: z.int().nonnegative().default(0),
+    statementShare: z.number().min(0).max(1).default(0),
+    /** How many statements such a row holds, each with an end token, as far as they fit. */
+    statements: z.int().positive().default(4),
     /** Longest row in tokens, the start and end tokens included. */
     maxTextLength: z.int().min(3).default(40),
     /** Whether the start token is a target of the last query, as in the reference without a prompt. */
@@ -148,7 +151,7 @@ export async function stage2Task(
     labels: input("labels", "int64", [count, "T"]),
   });
   const loss = softPromptLoss(bridge, opt, batch(size), usesDropout ? new Dropout(seed) : undefined);
-  const row = captionRow(tokenizer, config);
+  const row = new RowWriter(tokenizer, config);
   const pad = tokenizer.specialIds.pad!;
   const passes = new ShuffledPasses(train.pictures.length, config.seed);
   const measure = await device.compile(
@@ -158,10 +161,10 @@ export async function stage2Task(
   const feeds = async (
     set: FeatureSet,
     places: readonly number[],
-    texts: readonly (readonly string[])[],
+    rows: readonly TokenRow[],
   ): Promise<HostTensors> => ({
     features: await set.features.rows(places),
-    ...paddedBatch(texts.map(row), pad),
+    ...paddedBatch(rows, pad),
   });
   return {
     qformer,
@@ -183,15 +186,16 @@ export async function stage2Task(
         place: passes.at(position).item,
         random: new Random("caption", config.seed, position),
       }));
-      const texts = chosen.map(({ place, random }) => {
+      const rows = chosen.map(({ place, random }) => {
         const { captions, statements = [] } = train.pictures[place]!;
-        const caption = random.pick(captions);
-        return [caption, ...random.shuffle(statements).slice(0, config.statements)];
+        return config.statementShare > 0 && random.chance(config.statementShare)
+          ? row.statements(random.shuffle(statements).slice(0, config.statements))
+          : row.caption(random.pick(captions));
       });
       const batchFeeds = await feeds(
         train,
         chosen.map(({ place }) => place),
-        texts,
+        rows,
       );
       return usesDropout ? { ...batchFeeds, seed: stepSeed(config.seed, step, part) } : batchFeeds;
     },
@@ -204,7 +208,7 @@ export async function stage2Task(
           await feeds(
             validation,
             places,
-            places.map((place) => [validation.pictures[place]!.captions[0]!]),
+            places.map((place) => row.caption(validation.pictures[place]!.captions[0]!)),
           ),
         );
         sum += (result["loss"]!.data as Float32Array)[0]! * places.length;
@@ -214,24 +218,49 @@ export async function stage2Task(
   };
 }
 
-/** Token rows: start token, prompt, caption, end token; then statements, each with an end token. */
-function captionRow(tokenizer: TextTokenizer, config: Stage2Config): (texts: readonly string[]) => TokenRow {
-  const newline = newlineId(tokenizer);
-  const opening = config.prompt === "" ? [tokenizer.idOf("</s>")] : tokenizer.encode(config.prompt);
-  const isLearnt = config.learnStartToken && config.prompt === "";
-  const room = config.maxTextLength - opening.length;
-  return ([caption, ...statements]) => {
-    const encode = (text: string): readonly number[] => tokenizer.encode(text, { addSpecialTokens: false });
-    const target = [...encode(caption!).slice(0, room - 1), newline];
-    for (const statement of statements) {
-      const words = encode(statement);
-      if (target.length + words.length < room) target.push(...words, newline);
-    }
+/** Token rows behind a soft prompt. */
+class RowWriter {
+  private readonly newline: number;
+  private readonly start: number;
+
+  constructor(
+    private readonly tokenizer: TextTokenizer,
+    private readonly config: Pick<Stage2Config, "prompt" | "maxTextLength" | "learnStartToken">,
+  ) {
+    this.newline = newlineId(tokenizer);
+    this.start = tokenizer.idOf("</s>");
+  }
+
+  /** Start token, prompt, caption, end token. */
+  caption(caption: string): TokenRow {
+    const { prompt, maxTextLength, learnStartToken } = this.config;
+    const opening = prompt === "" ? [this.start] : this.tokenizer.encode(prompt);
+    const isLearnt = learnStartToken && prompt === "";
+    const target = [...this.ids(caption).slice(0, maxTextLength - opening.length - 1), this.newline];
     return {
       ids: [...opening, ...target],
       labels: [...opening.map((id) => (isLearnt ? id : ignoreIndex)), ...target],
     };
-  };
+  }
+
+  /** Start token, then statements with their end tokens; of each, what it is about is given. */
+  statements(statements: readonly string[]): TokenRow {
+    const ids = [this.start];
+    const labels = [ignoreIndex];
+    for (const statement of statements) {
+      const { before, missing } = clozeOf(statement);
+      const given = this.ids(before);
+      const target = [...this.ids(missing), this.newline];
+      if (ids.length + given.length + target.length > this.config.maxTextLength) break;
+      ids.push(...given, ...target);
+      labels.push(...given.map(() => ignoreIndex), ...target);
+    }
+    return { ids, labels };
+  }
+
+  private ids(text: string): readonly number[] {
+    return this.tokenizer.encode(text, { addSpecialTokens: false });
+  }
 }
 
 /** Root mean square of the word table. */

@@ -15,11 +15,12 @@ import { ShuffledPasses } from "../data/shuffle.js";
 import type { DescribedScene } from "../data/text-corpus.js";
 import { UserError } from "../errors.js";
 import { T5, t5ConfigSchema, type T5Config } from "../models/t5.js";
-import { Parameters } from "../nn/parameters.js";
+import { normal, Parameters } from "../nn/parameters.js";
 import { ignoreIndex } from "../objectives/cross-entropy.js";
 import { textToTextLogits, textToTextLoss, type DecoderIds } from "../objectives/text-to-text.js";
 import { sentinelTokens } from "../text/build-bpe.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
+import { clozeOf, type Cloze } from "./cloze.js";
 import { answerMeasureOf, type AnswerMeasure } from "./answers.js";
 import { startWeights } from "./start-weights.js";
 import { paddedIds, paddedRows } from "./token-rows.js";
@@ -43,6 +44,11 @@ export const t5LanguageModelConfigSchema = z
       num_decoder_layers: z.int().positive().optional(),
       relative_attention_num_buckets: z.int().min(4).default(32),
       relative_attention_max_distance: z.int().positive().default(128),
+      /**
+       * Spread of the position biases at the start. A step moves each by the learning rate at most, so from the usual
+       * small ones a head needs thousands of steps to tell a neighbour from the rest.
+       */
+      positionStd: z.number().positive().default(2),
     }),
     /** How often a step's batch has each form, relative to one another. */
     forms: z
@@ -86,8 +92,9 @@ export const shortAnswerPrompt = (question: string): string => `Question: ${ques
 /** The T5 configuration of a run, in Hugging Face's keys: v1.1, with BLIP-2's exact GELU. */
 export function t5ConfigOf({ model }: T5LanguageModelConfig, tokenizer: TextTokenizer): T5Config {
   const { pad, end } = t5Ids(tokenizer);
+  const { positionStd: _position, ...sizes } = model;
   return t5ConfigSchema.parse({
-    ...model,
+    ...sizes,
     num_decoder_layers: model.num_decoder_layers ?? model.num_layers,
     vocab_size: tokenizer.vocabularySize,
     feed_forward_proj: "gated-gelu",
@@ -128,7 +135,12 @@ export async function t5LanguageModelTask(
   test: readonly DescribedScene[],
 ): Promise<T5LanguageModelTask> {
   const parameters = new Parameters(() => true);
-  const model = new T5(t5ConfigOf(config, tokenizer), parameters.scope());
+  const model = new T5(
+    t5ConfigOf(config, tokenizer),
+    parameters.scope(),
+    undefined,
+    normal(config.model.positionStd),
+  );
   const writer = new PairWriter(tokenizer, config.maxTextLength);
   const loss = textToTextLoss(model, inputs(model), writer.ids);
   const passes = new ShuffledPasses(train.length, config.seed);
@@ -205,12 +217,6 @@ function feedsOf(rows: readonly PairRow[], pad: number): HostTensors {
       ignoreIndex,
     ),
   };
-}
-
-/** A text in two pieces, of which the decoder shall give the second. */
-interface Cloze {
-  readonly before: string;
-  readonly missing: string;
 }
 
 /** Writes described scenes as pairs of texts. */
@@ -309,14 +315,6 @@ export class PairWriter {
 }
 
 type Shares = Pick<T5LanguageModelConfig, "bareShare" | "statementShare" | "typeShares">;
-
-/** A statement is cut behind its verb: what it is about stands before. */
-function clozeOf(statement: string): Cloze {
-  const words = statement.split(" ");
-  const verb = words.findLastIndex((word) => word === "is" || word === "are");
-  const cut = verb < 0 || verb === words.length - 1 ? words.length - 1 : verb + 1;
-  return { before: words.slice(0, cut).join(" "), missing: words.slice(cut).join(" ") };
-}
 
 /** Answers from written descriptions, measured with the weights in the device's slots. */
 export async function t5AnswerMeasure(
