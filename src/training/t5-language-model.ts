@@ -61,6 +61,11 @@ export const t5LanguageModelConfigSchema = z
       .prefault({}),
     /** Rows of the short forms stand in for one with blanks: so many as fill a batch of like cost. */
     shortRows: z.int().positive().default(3),
+    /**
+     * Most blanks of a row, of which each has one or more. All that a row asks is read together, and many questions tell
+     * about each other's answers: with few, a model has to read the description.
+     */
+    mostBlanks: z.int().min(1).max(sentinelTokens.length).default(8),
     /** Longest text for the encoder in tokens, the end token included. */
     maxTextLength: z.int().min(8).default(256),
     /** Share of questions with blanks that stand bare, without the frame of a prompt. */
@@ -248,7 +253,7 @@ export class PairWriter {
     form: Form,
     scene: DescribedScene,
     random: Random,
-    shares: Pick<T5LanguageModelConfig, "bareShare" | "statementShare" | "typeShares">,
+    shares: Pick<T5LanguageModelConfig, "mostBlanks" | "bareShare" | "statementShare" | "typeShares">,
   ): PairRow {
     switch (form) {
       case "blanks":
@@ -284,11 +289,11 @@ export class PairWriter {
     return { text: [...text, this.ids.end], labels: [...this.encode(missing), this.ids.end] };
   }
 
-  /** As many of the questions and statements as fit, in random order. */
+  /** Some of the questions and statements, as far as they fit, in random order. */
   private blanks(
     { description, questions, statements }: DescribedScene,
     random: Random,
-    { bareShare, statementShare, typeShares }: Shares,
+    { mostBlanks, bareShare, statementShare, typeShares }: Shares,
   ): PairRow {
     const asked = questions
       .filter(({ type }) => random.chance(typeShares[type] ?? 1))
@@ -303,9 +308,10 @@ export class PairWriter {
     const text = [...this.encode(`${description} .`)];
     const labels: number[] = [];
     let next = 0;
+    const count = random.between(1, mostBlanks);
     for (const { before, missing } of random.shuffle([...asked, ...stated])) {
       const words = this.encode(before);
-      if (next === this.sentinels.length || text.length + words.length + 2 > this.most) continue;
+      if (next === count || text.length + words.length + 2 > this.most) continue;
       const sentinel = this.sentinels[next++]!;
       text.push(...words, sentinel);
       labels.push(sentinel, ...this.encode(missing));
@@ -314,7 +320,7 @@ export class PairWriter {
   }
 }
 
-type Shares = Pick<T5LanguageModelConfig, "bareShare" | "statementShare" | "typeShares">;
+type Shares = Pick<T5LanguageModelConfig, "mostBlanks" | "bareShare" | "statementShare" | "typeShares">;
 
 /** Answers from written descriptions, measured with the weights in the device's slots. */
 export async function t5AnswerMeasure(

@@ -63,6 +63,19 @@ test("captions are in the COCO format and true", async () => {
   }
 });
 
+test("statements are COCO captions of the same pictures, at most ten to each", async () => {
+  for (const split of PICTURE_SPLITS) {
+    const { images, annotations } = await json(`statements_${split}.json`);
+    expect(images).toEqual((await json(`captions_${split}.json`)).images);
+    expect(new Set(annotations.map(({ id }: { id: number }) => id)).size).toBe(annotations.length);
+    for (const { id } of images) {
+      const own = annotations.filter((annotation: { image_id: number }) => annotation.image_id === id);
+      expect(own.length).toBeGreaterThanOrEqual(3);
+      expect(own.length).toBeLessThanOrEqual(10);
+    }
+  }
+});
+
 test("questions and answers are in the VQAv2 format", async () => {
   for (const split of PICTURE_SPLITS) {
     const { questions } = await json(`questions_${split}.json`);
@@ -88,7 +101,7 @@ test("the text corpus and the world's own words are there", async () => {
   const train = await lines("text_train.jsonl");
   expect(train).toHaveLength(90);
   expect(await lines("text_test.jsonl")).toHaveLength(6);
-  expect(Object.keys(train[0])).toEqual(["description", "captions", "questions"]);
+  expect(Object.keys(train[0])).toEqual(["description", "captions", "questions", "statements"]);
   expect(train[0].captions).toHaveLength(2);
   const world = await json("scenes.json");
   expect(world).toMatchObject({ seed: 5, counts: { train: 70, text: 90 } });
@@ -102,6 +115,7 @@ test("the same options give the same bytes", async () => {
     "text_train.jsonl",
     "annotations_train.json",
     "captions_test.json",
+    "statements_test.json",
     "images/train/000042.png",
   ]) {
     expect((await readFile(join(again, name))).equals(await readFile(join(out, name))), name).toBe(true);

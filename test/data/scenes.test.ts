@@ -14,7 +14,12 @@ function textsOf(scene: scenes.Scene): string[] {
   const random = new Random("test", scene.split, scene.index);
   const questions = scenes.askScene(scene, random);
   const captions = scenes.captionScene(scene, random);
-  return [...captions, scenes.describe(scene, random), ...questions.flatMap((q) => [q.question, q.answer])];
+  return [
+    ...captions,
+    scenes.describe(scene, random),
+    ...questions.flatMap((q) => [q.question, q.answer]),
+    ...scenes.stateScene(scene, random, Infinity),
+  ];
 }
 
 function* sample(splits: readonly scenes.Split[], count: number): Generator<scenes.Scene> {
@@ -188,6 +193,56 @@ describe("descriptions and questions", () => {
     expect([...types.keys()].toSorted()).toEqual([...scenes.QUESTION_TYPES].toSorted());
     expect(yes / (types.get("yes/no") as number)).toBeGreaterThan(0.48);
     expect(yes / (types.get("yes/no") as number)).toBeLessThan(0.52);
+  });
+});
+
+describe("statements", () => {
+  const asks: readonly (readonly [RegExp, (found: RegExpExecArray) => string])[] = [
+    [/^the background is (\w+)$/, () => "what is the background?"],
+    [/^of things there (?:is|are) (\w+)$/, () => "how many things are there?"],
+    [/^of (\w+) there (?:is|are) (\w+)$/, ([, things]) => `how many ${things} are there?`],
+    [/^the color of the (\w+) is (\w+)$/, ([, kind]) => `what color is the ${kind}?`],
+    [/^the (\w+) thing is an? (\w+)$/, ([, color]) => `what is ${color}?`],
+    [/^the (\w+) is in the (\w+ \w+)$/, ([, kind]) => `where is the ${kind}?`],
+    [
+      /^(to the left of|to the right of|above|below) the (\w+) is an? (\w+)$/,
+      ([, side, kind]) => `what is ${side} the ${kind}?`,
+    ],
+  ];
+
+  test("are true, of every type that questions have but yes or no, and tell of nothing that is absent", () => {
+    const met = asks.map(() => 0);
+    let sizes = 0;
+    for (const scene of sample(["train", "text"], 1500)) {
+      const statements = scenes.stateScene(scene, new Random("state", scene.index), Infinity);
+      expect(new Set(statements).size).toBe(statements.length);
+      const description = readDescription(scenes.describe(scene, new Random("describe", scene.index)));
+      for (const statement of statements) {
+        expect(statement).not.toMatch(/\b(?:zero|no|not|nothing)\b/);
+        const size = /^the (\w+) is (small|large)$/.exec(statement);
+        if (size !== null) {
+          sizes++;
+          const [thing, ...others] = scene.objects.filter(({ kind }) => kind === size[1]);
+          expect([thing?.size, others], statement).toEqual([size[2], []]);
+          continue;
+        }
+        const form = asks.findIndex(([pattern]) => pattern.test(statement));
+        expect(form, statement).toBeGreaterThanOrEqual(0);
+        met[form]!++;
+        const [pattern, question] = asks[form]!;
+        const found = pattern.exec(statement)!;
+        expect(description.answer(question(found)), statement).toBe(found.at(-1));
+      }
+    }
+    expect(Math.min(sizes, ...met)).toBeGreaterThan(50);
+  });
+
+  test("are as many as asked for at most, in an order that follows from the random numbers", () => {
+    const scene = makeScene(1, "test", 2);
+    const some = (seed: number): string[] => scenes.stateScene(scene, new Random(seed), 3);
+    expect(some(1)).toHaveLength(3);
+    expect(some(1)).toEqual(some(1));
+    expect(new Set([1, 2, 3, 4, 5].map((seed) => some(seed)[0])).size).toBeGreaterThan(1);
   });
 });
 

@@ -77,6 +77,17 @@ describe("byte-level BPE", () => {
     expect(tokenizer.encode("red\n")).toEqual([2, tokenizer.idOf("\u0120red"), tokenizer.idOf("\u010a")]);
   });
 
+  it("is T5's on demand: the end token behind a text, sentinels before the image token", () => {
+    const t5 = tokenizerOf(buildBpeTokenizer(golden.world, "t5"));
+    expect(["<pad>", "</s>", "<unk>"].map((token) => t5.idOf(token))).toEqual([0, 1, 2]);
+    expect(t5.specialIds).toMatchObject({ pad: 0, eos: 1, unk: 2 });
+    const [red] = t5.encode("red", { addSpecialTokens: false });
+    expect(t5.encode("red")).toEqual([red, 1]);
+    expect(t5.encode("red<extra_id_31>")).toEqual([red, t5.vocabularySize - 2, 1]);
+    expect(t5.idOf("<extra_id_0>")).toBe(t5.vocabularySize - 33);
+    expect(t5.idOf("<image>")).toBe(t5.vocabularySize - 1);
+  });
+
   it("has OPT's special ids and the image token last", () => {
     expect(["<s>", "<pad>", "</s>", "<unk>"].map((token) => tokenizer.idOf(token))).toEqual([0, 1, 2, 3]);
     expect(tokenizer.idOf("<image>")).toBe(tokenizer.vocabularySize - 1);

@@ -1,0 +1,105 @@
+/** Training pairs of the T5: what its encoder reads and what its decoder shall say. */
+import { describe, expect, it } from "vitest";
+import { Random } from "../../src/data/random.js";
+import { buildBpeTokenizer } from "../../src/text/build-bpe.js";
+import { createTokenizer } from "../../src/text/tokenizer.js";
+import { clozeOf } from "../../src/training/cloze.js";
+import { PairWriter, shortAnswerPrompt } from "../../src/training/t5-language-model.js";
+
+const scene = {
+  description: "sand . small yellow car top left",
+  captions: ["a picture of a yellow car on sand"],
+  questions: [
+    { question: "what color is the car?", answer: "yellow", type: "color" },
+    { question: "where is the car?", answer: "top left", type: "position" },
+    { question: "what is yellow?", answer: "car", type: "kind" },
+  ],
+  statements: ["the color of the car is yellow", "of things there is one"],
+};
+const files = buildBpeTokenizer(
+  [
+    scene.description,
+    ...scene.captions,
+    ...scene.statements,
+    ...scene.questions.flatMap(({ question, answer }) => [shortAnswerPrompt(question), answer]),
+  ],
+  "t5",
+);
+const tokenizer = createTokenizer(files["tokenizer.json"], files["tokenizer_config.json"]);
+const shares = { mostBlanks: 8, bareShare: 0.5, statementShare: 1, typeShares: {} };
+const end = tokenizer.idOf("</s>");
+
+const spoken = (ids: readonly number[]): string =>
+  tokenizer.decode([...ids], { skipSpecialTokens: false }).trim();
+const pairs = (form: "blanks" | "questions" | "captions", most?: number, changed = {}) =>
+  Array.from({ length: 40 }, (_, i) => {
+    const writer = new PairWriter(tokenizer, most);
+    return writer.pair(form, scene, new Random("pair", i), { ...shares, ...changed });
+  });
+
+describe("pairs", () => {
+  it("with blanks: each sentinel in the text is answered behind the same sentinel", () => {
+    const known = new Map([
+      ...scene.questions.flatMap(({ question, answer }): [string, string][] => [
+        [question.replace("?", ""), answer],
+        [shortAnswerPrompt(question), answer],
+      ]),
+      ["the color of the car is", "yellow"],
+      ["of things there is", "one"],
+    ]);
+    const counts = new Set<number>();
+    for (const { text, labels } of pairs("blanks")) {
+      expect([text.at(-1), labels.at(-1)]).toEqual([end, end]);
+      const behind = spoken(text).slice(`${scene.description} .`.length).replace("</s>", "");
+      const given = behind.split(/<extra_id_\d+>/).map((piece) => piece.trim());
+      const answers = spoken(labels)
+        .replace("</s>", "")
+        .split(/<extra_id_\d+>/);
+      counts.add(given.length - 1);
+      given.slice(0, -1).forEach((before, i) => expect(answers[i + 1]!.trim()).toBe(known.get(before)));
+      const sentinels = (ids: string): string[] => ids.match(/<extra_id_\d+>/g) ?? [];
+      expect(sentinels(spoken(labels))).toEqual(sentinels(spoken(text)));
+      expect(sentinels(spoken(text))[0]).toBe("<extra_id_0>");
+    }
+    expect([...counts].toSorted()).toEqual([1, 2, 3, 4, 5]);
+  });
+
+  it("with blanks end where the text has no more room, and leave out what is not wanted", () => {
+    for (const { text } of pairs("blanks", 24)) expect(text.length).toBeLessThanOrEqual(24);
+    const without = pairs("blanks", undefined, { statementShare: 0, typeShares: { color: 0 } });
+    for (const { text } of without) expect(spoken(text)).not.toMatch(/color|of things/);
+  });
+
+  it("with a question: it stands behind the description as users put it", () => {
+    for (const { text, labels } of pairs("questions")) {
+      const asked = scene.questions.find(({ question }) => spoken(text).includes(question))!;
+      expect(spoken(text)).toBe(`${scene.description} . ${shortAnswerPrompt(asked.question)}</s>`);
+      expect(spoken(labels)).toBe(`${asked.answer}</s>`);
+    }
+  });
+
+  it("with a caption: the two pieces are the caption, cut before its middle at the latest", () => {
+    const [caption] = scene.captions;
+    let whole = 0;
+    for (const { text, labels } of pairs("captions")) {
+      const before = spoken(text).slice(`${scene.description} .`.length).replace("</s>", "").trim();
+      const rest = spoken(labels).replace("</s>", "").trim();
+      const said = `${before} ${rest}`.trim();
+      expect([caption, ...scene.statements]).toContain(said);
+      if (said === caption) expect(before.split(" ").length).toBeLessThanOrEqual(4);
+      if (before === "") whole++;
+    }
+    expect(whole).toBeGreaterThan(5);
+    expect(whole).toBeLessThan(35);
+  });
+});
+
+it.each([
+  ["the color of the star is red", "the color of the star is", "red"],
+  ["to the left of the star is a fish", "to the left of the star is", "a fish"],
+  ["of fish there are two", "of fish there are", "two"],
+  ["a red star", "a red", "star"],
+  ["what it is", "what it", "is"],
+])("cuts %j behind its verb", (statement, before, missing) => {
+  expect(clozeOf(statement)).toEqual({ before, missing });
+});
