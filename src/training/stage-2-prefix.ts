@@ -11,7 +11,7 @@ import { sentinelTokens } from "../text/build-bpe.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import { clozeOf } from "./cloze.js";
 import { frozenT5, t5IdsOf, type FrozenT5 } from "./frozen-language-model.js";
-import type { CaptionSide, Stage2Config } from "./stage-2.js";
+import type { TextSide, Stage2Config } from "./stage-2.js";
 import { paddedIds, paddedRows } from "./token-rows.js";
 
 /**
@@ -25,7 +25,7 @@ export function prefixSide(
   parameters: Parameters,
   tokenizer: TextTokenizer,
   config: Stage2Config,
-): CaptionSide {
+): TextSide {
   const ids = t5IdsOf(languageModel, tokenizer);
   const model = frozenT5(languageModel, parameters);
   const writer = new PrefixWriter(tokenizer, ids.end, config);

@@ -86,8 +86,8 @@ export type GivenTexts =
     }
   | { readonly statements: readonly string[] };
 
-/** How captions reach the language model, in the graph and in the feeds of a batch of it. */
-export interface CaptionSide {
+/** How texts reach the language model, in the graph and in the feeds of a batch of it. */
+export interface TextSide {
   /** Of a batch of `count` captions and features [count, P, D_img]. -> scalar. */
   loss(bridge: SecondStage, features: Tensor, count: number | string, dropout?: Dropout): Tensor;
   /** int64 tensors by the names of the loss's inputs. */
@@ -237,7 +237,7 @@ function captionSide(
   tokenizer: TextTokenizer,
   config: Stage2Config,
   queries: number,
-): CaptionSide {
+): TextSide {
   const { max_position_embeddings: room } = languageModel.config;
   if (queries + config.maxTextLength > room) {
     throw new UserError(
