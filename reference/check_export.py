@@ -96,20 +96,30 @@ def stage1(folder: Path, ours: dict, texts: list[str]) -> None:
     compare("stage1 text embeds", ours["stage1/text_embeds"], contrast.text_embeds.reshape(len(texts), -1))
 
 
-def stage2(folder: Path, ours: dict, stored: dict, picture: Image.Image) -> None:
+def stage2(run: str, folder: Path, ours: dict, stored: dict, picture: Image.Image) -> None:
     processor = Blip2Processor.from_pretrained(folder)
     inputs = processor(images=picture, text=stored["texts"][0], return_tensors="pt")
-    same_ids("stage2 ids of the processor", ours["stage2/ids"], inputs["input_ids"])
+    same_ids(f"{run} ids of the processor", ours[f"{run}/ids"], inputs["input_ids"])
     model = load(Blip2ForConditionalGeneration, folder)
-    pixels, ids = ours["vision/pixels"], ours["stage2/ids"]
-    output = model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids))
-    compare("stage2 logits", ours["stage2/logits"], output.logits)
+    pixels, ids = ours["vision/pixels"], ours[f"{run}/ids"]
+    is_t5 = model.config.text_config.model_type == "t5"
+    extra = {"labels": ours[f"{run}/labels"]} if is_t5 else {}
+    output = model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids), **extra)
+    compare(f"{run} logits", ours[f"{run}/logits"], output.logits)
+    if is_t5:
+        compare(f"{run} loss", ours[f"{run}/loss"], output.loss)
+    settings = {"max_new_tokens": 12, "min_new_tokens": 6 if is_t5 else None}
     for name, beams in (("greedy", 1), ("beams", 3)):
-        made = model.generate(pixel_values=pixels, num_beams=beams, max_new_tokens=12)[0]
-        made = made[(made != model.generation_config.bos_token_id) & (made != model.config.image_token_index)]
-        same_ids(f"stage2 {name}", ours[f"stage2/{name}"], made)
+        made = model.generate(pixel_values=pixels, num_beams=beams, **settings)[0]
+        if is_t5:
+            report(f"{run} decoder start", made[0].item() == model.generation_config.decoder_start_token_id, str(made[0]))
+            made = made[1:]
+        else:
+            made = made[(made != model.generation_config.bos_token_id) & (made != model.config.image_token_index)]
+        same_ids(f"{run} {name}", ours[f"{run}/{name}"], made)
         text = processor.decode(made, skip_special_tokens=True).strip()
-        report(f"stage2 {name} text", text == stored[name], f"{stored[name]!r} against {text!r}")
+        kept = stored[run][name]
+        report(f"{run} {name} text", text == kept, f"{kept!r} against {text!r}")
 
 
 def main() -> None:
@@ -122,7 +132,8 @@ def main() -> None:
     language_model(root / "language-model" / "model", ours, stored["texts"])
     vision(root / "vision" / "model", ours, picture)
     stage1(root / "stage1" / "model", ours, stored["texts"])
-    stage2(root / "stage2" / "model", ours, stored, picture)
+    for run in ("stage2", "stage2-t5", "stage2-t5-tied"):
+        stage2(run, root / run / "model", ours, stored, picture)
     print(f"{len(failures)} do not fit" if failures else "all fit")
     sys.exit(1 if failures else 0)
 

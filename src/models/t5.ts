@@ -261,6 +261,8 @@ export function isUnreadT5Tensor(name: string): boolean {
 
 /** `T5ForConditionalGeneration`; `scope` is the root of its checkpoint. */
 export class T5 {
+  /** The name of the word table, which checkpoints have under several. */
+  readonly wordTable: string;
   private readonly words: Embedding;
   private readonly head: Tensor;
   private readonly encoder: T5Stack;
@@ -280,6 +282,7 @@ export class T5 {
     const { d_model: width, vocab_size: count } = config;
     const has = (table: string): boolean => stored?.has(scope.at(table, "weight").path) ?? false;
     const kept = wordTables.find(has) ?? "shared";
+    this.wordTable = scope.at(kept, "weight").path;
     this.words = new Embedding(scope.at(kept), count, width, normal(1));
     const isOwn = stored === undefined ? !config.tie_word_embeddings : has("lm_head");
     this.head = isOwn

@@ -1,14 +1,17 @@
 /**
- * Stage 2, vision-to-language generative learning, with a decoder-only language model (paper section
- * 3.3): the soft visual prompt stands before the text's embeddings and the frozen model's next-token
- * loss trains the bridge. Shapes: B pairs, Q queries, T text positions.
+ * Stage 2, vision-to-language generative learning (paper section 3.3): the loss of a frozen language model
+ * that reads the soft visual prompt trains the bridge. A decoder-only model goes on behind prompt and text;
+ * an encoder-decoder reads prompt and prefix in its encoder, and its decoder gives the rest.
+ * Shapes: B pairs, Q queries, S prefix positions, T text positions.
  */
 import { integer, ops, type Tensor } from "../engine/index.js";
 import type { SecondStage } from "../models/blip-2-bridge.js";
 import type { Opt } from "../models/opt.js";
+import type { T5 } from "../models/t5.js";
 import { withQueries } from "../nn/attention-masks.js";
 import type { Dropout } from "../nn/dropout.js";
 import { ignoreIndex, nextTokenLoss } from "./cross-entropy.js";
+import { textToTextLoss, type DecoderIds } from "./text-to-text.js";
 
 export interface Stage2Batch {
   /** Frozen image features before the last norm [B, P, D_img]. */
@@ -40,6 +43,37 @@ export function softPromptLoss(
   const hidden = ops.slice(lastHiddenState, 1, queries - 1, ops.addDims(t!, 1));
   const none = ops.expand(integer(ignoreIndex), [b!, 1]);
   return nextTokenLoss(languageModel.logits(hidden), ops.concat([none, batch.labels], 1));
+}
+
+export interface PrefixBatch {
+  /** Frozen image features before the last norm [B, P, D_img]. */
+  readonly features: Tensor;
+  /** int64 [B, S]: prompt and prefix with the end token, padded; S may be 0. */
+  readonly prefixIds: Tensor;
+  /** int64 [B, S]: 1 for real tokens. */
+  readonly prefixMask: Tensor;
+  /** int64 [B, T]: what the decoder shall say, the end token last, padded with -100. */
+  readonly labels: Tensor;
+}
+
+/**
+ * The prefix language-modelling loss: the mean over labels of -log p[label], each given the soft prompt, the
+ * prefix and the labels before it. -> scalar.
+ */
+export function prefixLanguageModelLoss(
+  bridge: SecondStage,
+  languageModel: T5,
+  { features, prefixIds, prefixMask, labels }: PrefixBatch,
+  ids: DecoderIds,
+  dropout?: Dropout,
+): Tensor {
+  const { softPrompt } = bridge.forward(features, dropout);
+  const batch = {
+    inputsEmbeds: ops.concat([softPrompt, languageModel.embed(prefixIds)], 1),
+    encoderMask: withQueries(prefixMask, bridge.config.queryCount),
+    labels,
+  };
+  return textToTextLoss(languageModel, batch, ids, dropout);
 }
 
 /** The loss of a language model on text alone. */

@@ -16,17 +16,17 @@ import { buildBpeTokenizer } from "../text/build-bpe.js";
 import { buildWordPieceTokenizer } from "../text/build-wordpiece.js";
 import { readTokenizerFiles, type TokenizerFiles } from "../text/tokenizer-files.js";
 import { createTokenizer, loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
+import { languageModelFiles, optGenerationConfig, readFrozenLanguageModel } from "./frozen-language-model.js";
 import { ImageFeatures, readFrozenVision } from "./image-features.js";
 import {
   languageModelTask,
-  newlineId,
   optConfigOf,
   questionPrompt,
   type LanguageModelConfig,
 } from "./language-model.js";
 import { RunFolder } from "./run-folder.js";
 import { qFormerConfigOf, stage1Task, type Stage1Config } from "./stage-1.js";
-import { readFrozenLanguageModel, stage2Task, type Stage2Config } from "./stage-2.js";
+import { checkStage2Config, stage2Task, type Stage2Config } from "./stage-2.js";
 import {
   isT5Config,
   shortAnswerPrompt,
@@ -107,7 +107,7 @@ export async function trainLanguageModel(
         ...files,
         "generation_config.json": isT5
           ? t5GenerationConfig(t5ConfigOf(config, tokenizer))
-          : generationConfig(tokenizer),
+          : optGenerationConfig(tokenizer),
       },
     });
     return { ...result, model };
@@ -116,11 +116,6 @@ export async function trainLanguageModel(
 
 function t5GenerationConfig({ decoder_start_token_id, eos_token_id, pad_token_id }: T5Config): object {
   return { decoder_start_token_id, eos_token_id, pad_token_id };
-}
-
-function generationConfig(tokenizer: TextTokenizer): object {
-  const start = tokenizer.idOf("</s>");
-  return { bos_token_id: start, eos_token_id: newlineId(tokenizer), pad_token_id: tokenizer.idOf("<pad>") };
 }
 
 /** `blip2 train vision`. Writes the cut encoder to `model` and what was thrown away to `towers`. */
@@ -245,6 +240,8 @@ export async function trainStage2(config: Stage2Config, options: RunOptions): Pr
   const vision = await readFrozenVision(config.stage1);
   const languageModel = await readFrozenLanguageModel(config.languageModel);
   const tokenizer = await loadTokenizer(config.languageModel);
+  checkStage2Config(config, languageModel, tokenizer);
+  const written = languageModelFiles(languageModel, tokenizer);
   const run = await RunFolder.open(options.out, config, options);
   return withDevice(options, async (device) => {
     await using features = await ImageFeatures.of(vision, config.data, trainSet, device, options);
@@ -266,7 +263,6 @@ export async function trainStage2(config: Stage2Config, options: RunOptions): Pr
       { pictures: validationSet, features: validationFeatures },
     );
     const result = await train(device, task, config satisfies TrainerConfig, run, options);
-    const { model_type: _type, ...text } = languageModel.config;
     const model = modelFolder(options.out);
     await writeModelFolder(model, {
       config: {
@@ -274,10 +270,8 @@ export async function trainStage2(config: Stage2Config, options: RunOptions): Pr
         model_type: "blip-2",
         vision_config: vision.config,
         qformer_config: task.qformer,
-        text_config: { model_type: "opt", architectures: ["OPTForCausalLM"], ...text },
         num_query_tokens: task.queries,
-        image_token_index: tokenizer.idOf("<image>"),
-        use_decoder_only_language_model: true,
+        ...written.config,
         dtype: "float16",
       },
       tensors: new Map([...vision.weights, ...languageModel.weights, ...result.weights]),
@@ -286,7 +280,7 @@ export async function trainStage2(config: Stage2Config, options: RunOptions): Pr
         ...(await readTokenizerFiles(languageModel.folder.path)),
         "preprocessor_config.json": vision.folder.preprocessor ?? {},
         "processor_config.json": { processor_class: "Blip2Processor", num_query_tokens: task.queries },
-        "generation_config.json": { ...generationConfig(tokenizer), max_new_tokens: config.maxTextLength },
+        "generation_config.json": { ...written.generationConfig, max_new_tokens: config.maxTextLength },
       },
     });
     return { ...result, model };

@@ -1,18 +1,17 @@
 /**
- * Stage 2 with a decoder-only language model: the bridge of stage 1 learns to prompt a frozen OPT (paper
- * section 3.3). Training data are cached features and captions; the result is a folder in the layout of
+ * Stage 2: the bridge of stage 1 learns to prompt a frozen language model, OPT or T5 (paper section 3.3).
+ * Training data are cached features and captions; the result is a folder in the layout of
  * `Blip2ForConditionalGeneration`.
  */
 import { z } from "zod";
 import { toFloat32 } from "../checkpoints/float16.js";
-import { checkTensors, readModelFolder, type ModelFolder } from "../checkpoints/model-folder.js";
+import { checkTensors, type ModelFolder } from "../checkpoints/model-folder.js";
 import { Random } from "../data/random.js";
 import { ShuffledPasses } from "../data/shuffle.js";
-import { input, type Device, type HostTensors, type Weights } from "../engine/index.js";
+import { input, type Device, type HostTensors, type Tensor } from "../engine/index.js";
 import { UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import { SecondStage } from "../models/blip-2-bridge.js";
-import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
 import { qFormerConfigSchema, type QFormerConfig } from "../models/q-former.js";
 import { bridgeNormEpsilon } from "../models/vision-encoder.js";
 import { Dropout } from "../nn/dropout.js";
@@ -23,8 +22,17 @@ import { softPromptLoss } from "../objectives/stage-2.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import type { FrozenVision } from "./image-features.js";
 import { clozeOf } from "./cloze.js";
+import {
+  frozenOpt,
+  hasDropout,
+  wordSize,
+  wordSpread,
+  type FrozenLanguageModel,
+  type FrozenOpt,
+} from "./frozen-language-model.js";
 import { newlineId } from "./language-model.js";
 import { stepSeed, type FeatureSet } from "./stage-1.js";
+import { prefixSide } from "./stage-2-prefix.js";
 import { startWeights } from "./start-weights.js";
 import { paddedBatch, type TokenRow } from "./token-rows.js";
 import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
@@ -37,7 +45,7 @@ export const stage2ConfigSchema = z
     stage1: z.string(),
     /** Folder of the frozen language model. */
     languageModel: z.string(),
-    /** Text before every caption, on which nothing is learnt. */
+    /** Text before every caption, on which nothing is learnt; a T5 reads it in its encoder. */
     prompt: z.string().default(""),
     /**
      * Share of the rows that hold statements in place of a caption, from statements_train.json. A caption tells of all
@@ -45,12 +53,20 @@ export const stage2ConfigSchema = z
      * to go on with what is true of that thing.
      */
     statementShare: z.number().min(0).max(1).default(0),
-    /** How many statements such a row holds, each with an end token, as far as they fit. */
+    /**
+     * How many statements such a row holds, as far as they fit: one behind the other, each with an end token; for
+     * a T5 with blanks that its decoder fills.
+     */
     statements: z.int().positive().default(4),
-    /** Longest row in tokens, the start and end tokens included. */
+    /** Longest row in tokens, the start and end tokens included; of a T5's encoder and decoder each. */
     maxTextLength: z.int().min(3).default(40),
-    /** Whether the start token is a target of the last query, as in the reference without a prompt. */
+    /** Whether the start token is a target of the last query, as in the reference without a prompt. Not for T5. */
     learnStartToken: z.boolean().default(false),
+    /**
+     * Share of captions of which a T5's encoder reads a beginning and its decoder says the rest, 0.5 if not given; of
+     * the others the decoder says all. For T5 alone.
+     */
+    splitShare: z.number().min(0).max(1).optional(),
     /** Starts the language projection at the spread of the frozen word table, not at PyTorch's default. */
     matchWordScale: z.boolean().default(true),
     /** Folder of an earlier run of the same sizes whose weights this one starts from; else those of stage 1. */
@@ -61,37 +77,45 @@ export const stage2ConfigSchema = z
 
 export type Stage2Config = z.infer<typeof stage2ConfigSchema>;
 
-/** The frozen language model as read from its folder, its weights under `language_model.`. */
-export interface FrozenLanguageModel {
-  readonly folder: ModelFolder;
-  readonly config: OptConfig;
-  readonly weights: Weights;
+/** What a row is made of. */
+export type GivenTexts =
+  | {
+      readonly caption: string;
+      /** In training: draws whatever there is to draw for this row. */
+      readonly random?: Random;
+    }
+  | { readonly statements: readonly string[] };
+
+/** How texts reach the language model, in the graph and in the feeds of a batch of it. */
+export interface TextSide {
+  /** Of a batch of `count` captions and features [count, P, D_img]. -> scalar. */
+  loss(bridge: SecondStage, features: Tensor, count: number | string, dropout?: Dropout): Tensor;
+  /** int64 tensors by the names of the loss's inputs. */
+  feeds(texts: readonly GivenTexts[]): HostTensors;
 }
 
-export async function readFrozenLanguageModel(path: string): Promise<FrozenLanguageModel> {
-  const folder = await readModelFolder(path);
-  const type = folder.config["model_type"];
-  if (type !== "opt")
+/**
+ * Throws a `UserError` naming a key that is for another kind of language model than this one, and a prompt that leaves
+ * no room for a caption.
+ */
+export function checkStage2Config(
+  { prompt, maxTextLength, splitShare, learnStartToken }: Stage2Config,
+  { kind, folder: { path } }: FrozenLanguageModel,
+  tokenizer: TextTokenizer,
+): void {
+  if (kind === "opt" && splitShare !== undefined) {
+    throw new UserError(`splitShare is for a T5, ${path} is an OPT, which has no encoder; leave it out`);
+  }
+  if (kind === "t5" && learnStartToken)
     throw new UserError(
-      `${path}: model_type "${String(type)}" is no language model that stage 2 can use (opt)`,
+      `learnStartToken is for a decoder-only language model, ${path} is a T5; leave it out`,
     );
-  const config = optConfigSchema.parse(folder.config);
-  const parameters = new Parameters(() => false);
-  const { embeddingSize } = new Opt(config, parameters.scope());
-  if (embeddingSize !== config.hidden_size)
+  const length = tokenizer.encode(prompt).length;
+  if (length >= maxTextLength) {
     throw new UserError(
-      `${path}: stage 2 needs a language model whose words are as wide as its layers (${embeddingSize} and ${config.hidden_size})`,
+      `prompt has ${length} tokens, maxTextLength is ${maxTextLength}: more is required, for the caption`,
     );
-  // The head is the word table; files that store it twice are read all the same.
-  checkTensors(parameters.shapes, folder.weights.tensors, path, {
-    ignored: (name) => name === "lm_head.weight",
-  });
-  const tensors = await folder.weights.readAll(parameters.shapes.keys());
-  return {
-    folder,
-    config,
-    weights: new Map([...tensors].map(([name, value]) => [`language_model.${name}`, value])),
-  };
+  }
 }
 
 export interface Stage2Task extends Task {
@@ -118,21 +142,18 @@ export async function stage2Task(
     use_qformer_text_input: false,
     vocab_size: 30522,
   });
-  const { max_position_embeddings: room } = languageModel.config;
-  if (queries + config.maxTextLength > room) {
-    throw new UserError(
-      `maxTextLength is ${config.maxTextLength}, too much after ${queries} queries: the language model has ${room} positions`,
-    );
-  }
   const parameters = new Parameters(isTrained);
-  const opt = new Opt(languageModel.config, parameters.scope("language_model"));
+  const side =
+    languageModel.kind === "opt"
+      ? captionSide(languageModel, parameters, tokenizer, config, queries)
+      : prefixSide(languageModel, parameters, tokenizer, config);
   const spread = wordSpread(languageModel) / Math.sqrt(qformer.hidden_size);
   const bridge = new SecondStage(
     {
       qformer,
       visionNormEpsilon: bridgeNormEpsilon(vision.config),
       queryCount: queries,
-      languageSize: opt.embeddingSize,
+      languageSize: wordSize(languageModel),
       ...(config.matchWordScale && { projectionInit: { weightInit: normal(spread) } }),
     },
     parameters.scope(),
@@ -141,30 +162,21 @@ export async function stage2Task(
   const [, positions, width] = train.features.dims;
   const seed = input("seed", "uint64", []);
   const usesDropout =
-    qformer.hidden_dropout_prob > 0 ||
-    qformer.attention_probs_dropout_prob > 0 ||
-    languageModel.config.dropout > 0;
-  const batch = (count: number | string) => ({
-    features: input("features", "float32", [count, positions, width]),
-    ids: input("ids", "int64", [count, "T"]),
-    mask: input("mask", "int64", [count, "T"]),
-    labels: input("labels", "int64", [count, "T"]),
-  });
-  const loss = softPromptLoss(bridge, opt, batch(size), usesDropout ? new Dropout(seed) : undefined);
-  const row = new RowWriter(tokenizer, config);
-  const pad = tokenizer.specialIds.pad!;
+    qformer.hidden_dropout_prob > 0 || qformer.attention_probs_dropout_prob > 0 || hasDropout(languageModel);
+  const features = (count: number | string) => input("features", "float32", [count, positions, width]);
+  const loss = side.loss(bridge, features(size), size, usesDropout ? new Dropout(seed) : undefined);
   const passes = new ShuffledPasses(train.pictures.length, config.seed);
   const measure = await device.compile(
-    { loss: softPromptLoss(bridge, opt, batch("B")) },
+    { loss: side.loss(bridge, features("B"), "B") },
     { weights: languageModel.weights, residentInputs: weightSlots(parameters) },
   );
   const feeds = async (
     set: FeatureSet,
     places: readonly number[],
-    rows: readonly TokenRow[],
+    texts: readonly GivenTexts[],
   ): Promise<HostTensors> => ({
     features: await set.features.rows(places),
-    ...paddedBatch(rows, pad),
+    ...side.feeds(texts),
   });
   return {
     qformer,
@@ -186,16 +198,16 @@ export async function stage2Task(
         place: passes.at(position).item,
         random: new Random("caption", config.seed, position),
       }));
-      const rows = chosen.map(({ place, random }) => {
+      const texts = chosen.map(({ place, random }): GivenTexts => {
         const { captions, statements = [] } = train.pictures[place]!;
         return config.statementShare > 0 && random.chance(config.statementShare)
-          ? row.statements(random.shuffle(statements).slice(0, config.statements))
-          : row.caption(random.pick(captions));
+          ? { statements: random.shuffle(statements).slice(0, config.statements) }
+          : { caption: random.pick(captions), random };
       });
       const batchFeeds = await feeds(
         train,
         chosen.map(({ place }) => place),
-        rows,
+        texts,
       );
       return usesDropout ? { ...batchFeeds, seed: stepSeed(config.seed, step, part) } : batchFeeds;
     },
@@ -208,13 +220,50 @@ export async function stage2Task(
           await feeds(
             validation,
             places,
-            places.map((place) => row.caption(validation.pictures[place]!.captions[0]!)),
+            places.map((place) => ({ caption: validation.pictures[place]!.captions[0]! })),
           ),
         );
         sum += (result["loss"]!.data as Float32Array)[0]! * places.length;
       }
       return { "validation loss": sum / count };
     },
+  };
+}
+
+/** Captions behind the soft prompt of a decoder-only language model. */
+function captionSide(
+  languageModel: FrozenOpt,
+  parameters: Parameters,
+  tokenizer: TextTokenizer,
+  config: Stage2Config,
+  queries: number,
+): TextSide {
+  const { max_position_embeddings: room } = languageModel.config;
+  if (queries + config.maxTextLength > room) {
+    throw new UserError(
+      `maxTextLength is ${config.maxTextLength}, too much after ${queries} queries: the language model has ${room} positions`,
+    );
+  }
+  const opt = frozenOpt(languageModel, parameters);
+  const writer = new RowWriter(tokenizer, config);
+  const pad = tokenizer.specialIds.pad!;
+  return {
+    loss: (bridge, features, count, dropout) => {
+      const batch = {
+        features,
+        ids: input("ids", "int64", [count, "T"]),
+        mask: input("mask", "int64", [count, "T"]),
+        labels: input("labels", "int64", [count, "T"]),
+      };
+      return softPromptLoss(bridge, opt, batch, dropout);
+    },
+    feeds: (texts) =>
+      paddedBatch(
+        texts.map((given) =>
+          "caption" in given ? writer.caption(given.caption) : writer.statements(given.statements),
+        ),
+        pad,
+      ),
   };
 }
 
@@ -261,13 +310,6 @@ class RowWriter {
   private ids(text: string): readonly number[] {
     return this.tokenizer.encode(text, { addSpecialTokens: false });
   }
-}
-
-/** Root mean square of the word table. */
-function wordSpread({ weights }: FrozenLanguageModel): number {
-  const table = toFloat32(weights.get("language_model.model.decoder.embed_tokens.weight")!)
-    .data as Float32Array;
-  return Math.sqrt(table.reduce((sum, value) => sum + value * value, 0) / table.length);
 }
 
 /** Stage 1's weights for what both stages have, fresh ones for the language projection. */

@@ -1,13 +1,14 @@
 /**
  * Trains the tiny chain and writes what this package computes from each folder, for Python to compare
  * (reference/check_export.py): `node --import tsx test/training/export-outputs.ts FOLDER`. Makes FOLDER/language-model,
- * vision, stage1 and stage2 (runs), FOLDER/outputs.safetensors and FOLDER/outputs.json.
+ * vision, stage1, stage2, stage2-t5 and stage2-t5-tied (runs), FOLDER/outputs.safetensors and FOLDER/outputs.json.
  */
 import { cp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { toFloat32 } from "../../src/checkpoints/float16.js";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { writeSafetensors } from "../../src/checkpoints/safetensors.js";
+import { readCaptionSet } from "../../src/data/caption-set.js";
 import { input } from "../../src/engine/index.js";
 import { int64Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { loadImage } from "../../src/images/load-image.js";
@@ -21,6 +22,7 @@ import { readFrozenVision } from "../../src/training/image-features.js";
 import { firstStageOf } from "../../src/training/stage-1.js";
 import { qFormerConfigSchema } from "../../src/models/q-former.js";
 import { evaluate, testDevice } from "../nn/evaluate.js";
+import { writeTinyT5 } from "./tiny-t5.js";
 import { makeTinyWorld, stageNames } from "./tiny-world.js";
 
 const out = process.argv[2]!;
@@ -28,6 +30,16 @@ const world = await makeTinyWorld();
 for (const stage of stageNames) {
   await world.train(stage, stage, { steps: 8 });
   await cp(join(world.root, stage), join(out, stage), { recursive: true });
+}
+const captions = (await readCaptionSet(world.data, "train")).flatMap((shown) => shown.captions);
+for (const [run, tied] of [
+  ["stage2-t5", false],
+  ["stage2-t5-tied", true],
+] as const) {
+  const languageModel = join(world.root, `${run}-language-model`);
+  await writeTinyT5(languageModel, captions, { tie_word_embeddings: tied });
+  await world.train("stage2", run, { steps: 8, languageModel });
+  await cp(join(world.root, run), join(out, run), { recursive: true });
 }
 const picture = join(out, "picture.png");
 await cp(join(world.data, "images", "test", "000000.png"), picture);
@@ -118,23 +130,39 @@ const pixels = preprocess([await loadImage(picture)], preprocessing);
   });
 }
 
-// Stage 2.
-await using model = await Blip2.load(folderOf("stage2"), { threads: 1 });
-const { num_query_tokens: queries, image_token_index: imageToken } = model.config;
-const words = (await loadTokenizer(folderOf("stage2"))).encode(texts[0]!);
-const inputIds = int64Tensor(
-  [...Array<number>(queries).fill(imageToken!), ...words],
-  [1, queries + words.length],
-);
-const forward = await model.forward({ pixelValues: pixels, inputIds });
-outputs["stage2/ids"] = inputIds;
-outputs["stage2/logits"] = forward.logits;
-outputs["stage2/language_projection"] = forward.languageProjection;
-const greedy = await model.generate({ image: picture, numBeams: 1, maxNewTokens: 12 });
-const beams = await model.generate({ image: picture, numBeams: 3, maxNewTokens: 12 });
-outputs["stage2/greedy"] = int64Tensor(greedy.tokenIds, [greedy.tokenIds.length]);
-outputs["stage2/beams"] = int64Tensor(beams.tokenIds, [beams.tokenIds.length]);
+// Stage 2, with each kind of language model.
+const written: Record<string, object> = {};
+for (const run of ["stage2", "stage2-t5", "stage2-t5-tied"]) {
+  await using model = await Blip2.load(folderOf(run), { threads: 1 });
+  const { num_query_tokens: queries, image_token_index: imageToken, text_config: text } = model.config;
+  const tokenizer = await loadTokenizer(folderOf(run));
+  const words = tokenizer.encode(texts[0]!);
+  const inputIds = int64Tensor(
+    [...Array<number>(queries).fill(imageToken!), ...words],
+    [1, queries + words.length],
+  );
+  outputs[`${run}/ids`] = inputIds;
+  const said = tokenizer.encode(texts[1]!);
+  const labels = int64Tensor(said, [1, said.length]);
+  const isT5 = text.model_type === "t5";
+  const forward = await model.forward({ pixelValues: pixels, inputIds, ...(isT5 && { labels }) });
+  outputs[`${run}/logits`] = forward.logits;
+  outputs[`${run}/language_projection`] = forward.languageProjection;
+  if (isT5) Object.assign(outputs, { [`${run}/labels`]: labels, [`${run}/loss`]: forward.loss! });
+  // A random T5 may end at once, which would say little.
+  const settings = { image: picture, maxNewTokens: 12, minNewTokens: isT5 ? 6 : 1 };
+  const found: Record<string, string> = {};
+  for (const [name, numBeams] of [
+    ["greedy", 1],
+    ["beams", 3],
+  ] as const) {
+    const { tokenIds, text: said } = await model.generate({ ...settings, numBeams });
+    outputs[`${run}/${name}`] = int64Tensor(tokenIds, [tokenIds.length]);
+    found[name] = said;
+  }
+  written[run] = found;
+}
 
 await device.close();
 await writeSafetensors(join(out, "outputs.safetensors"), outputs);
-await writeFile(join(out, "outputs.json"), JSON.stringify({ texts, greedy: greedy.text, beams: beams.text }));
+await writeFile(join(out, "outputs.json"), JSON.stringify({ texts, ...written }));
