@@ -24,12 +24,25 @@ export interface Stage2Batch {
   readonly labels: Tensor;
 }
 
-/** -> scalar. */
+/**
+ * How far a soft prompt is above `limit`, the largest root mean square of a position that costs nothing: the mean over
+ * positions of max(0, rms / limit - 1) squared. The layers of a frozen language model add to what they read in
+ * amounts that fit the spread of words. What is ten times as large drowns them, and only what is read off it
+ * directly is left. Not in the paper. softPrompt: [B, Q, L] -> scalar.
+ */
+export function promptScalePenalty(softPrompt: Tensor, limit: number): Tensor {
+  const squared = ops.reduceMean(ops.mul(softPrompt, softPrompt), [-1]);
+  const over = ops.relu(ops.sub(ops.div(ops.sqrt(ops.add(squared, 1e-12)), limit), 1));
+  return ops.reduceMean(ops.mul(over, over));
+}
+
+/** @param promptLimit adds `promptScalePenalty` to the loss. -> scalar. */
 export function softPromptLoss(
   bridge: SecondStage,
   languageModel: Opt,
   batch: Stage2Batch,
   dropout?: Dropout,
+  promptLimit?: number,
 ): Tensor {
   const { softPrompt } = bridge.forward(batch.features, dropout);
   const queries = bridge.config.queryCount;
@@ -42,7 +55,8 @@ export function softPromptLoss(
   const [b, t] = batch.ids.shape;
   const hidden = ops.slice(lastHiddenState, 1, queries - 1, ops.addDims(t!, 1));
   const none = ops.expand(integer(ignoreIndex), [b!, 1]);
-  return nextTokenLoss(languageModel.logits(hidden), ops.concat([none, batch.labels], 1));
+  const loss = nextTokenLoss(languageModel.logits(hidden), ops.concat([none, batch.labels], 1));
+  return promptLimit === undefined ? loss : ops.add(loss, promptScalePenalty(softPrompt, promptLimit));
 }
 
 export interface PrefixBatch {
@@ -58,7 +72,9 @@ export interface PrefixBatch {
 
 /**
  * The prefix language-modelling loss: the mean over labels of -log p[label], each given the soft prompt, the
- * prefix and the labels before it. -> scalar.
+ * prefix and the labels before it.
+ *
+ * @param promptLimit adds `promptScalePenalty` to the loss. -> scalar.
  */
 export function prefixLanguageModelLoss(
   bridge: SecondStage,
@@ -66,6 +82,7 @@ export function prefixLanguageModelLoss(
   { features, prefixIds, prefixMask, labels }: PrefixBatch,
   ids: DecoderIds,
   dropout?: Dropout,
+  promptLimit?: number,
 ): Tensor {
   const { softPrompt } = bridge.forward(features, dropout);
   const batch = {
@@ -73,7 +90,8 @@ export function prefixLanguageModelLoss(
     encoderMask: withQueries(prefixMask, bridge.config.queryCount),
     labels,
   };
-  return textToTextLoss(languageModel, batch, ids, dropout);
+  const loss = textToTextLoss(languageModel, batch, ids, dropout);
+  return promptLimit === undefined ? loss : ops.add(loss, promptScalePenalty(softPrompt, promptLimit));
 }
 
 /** The loss of a language model on text alone. */

@@ -30,14 +30,14 @@ export function prefixSide(
   const model = frozenT5(languageModel, parameters);
   const writer = new PrefixWriter(tokenizer, ids.end, config);
   return {
-    loss: (bridge, features, count, dropout) => {
+    loss: (bridge, features, count, dropout, promptLimit) => {
       const batch = {
         features,
         prefixIds: input("prefix_ids", "int64", [count, "S"]),
         prefixMask: input("prefix_mask", "int64", [count, "S"]),
         labels: input("labels", "int64", [count, "T"]),
       };
-      return prefixLanguageModelLoss(bridge, model, batch, ids, dropout);
+      return prefixLanguageModelLoss(bridge, model, batch, ids, dropout, promptLimit);
     },
     feeds: (texts) => {
       const rows = texts.map((given) =>

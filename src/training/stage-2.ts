@@ -69,6 +69,11 @@ export const stage2ConfigSchema = z
     splitShare: z.number().min(0).max(1).optional(),
     /** Starts the language projection at the spread of the frozen word table, not at PyTorch's default. */
     matchWordScale: z.boolean().default(true),
+    /**
+     * Largest root mean square of a position of the soft prompt, in multiples of that of the frozen word table; what is
+     * above it costs (`promptScalePenalty`). Without it nothing does, as in the paper.
+     */
+    promptScale: z.number().positive().optional(),
     /** Folder of an earlier run of the same sizes whose weights this one starts from; else those of stage 1. */
     start: z.string().optional(),
     ...trainerKeys,
@@ -89,7 +94,13 @@ export type GivenTexts =
 /** How texts reach the language model, in the graph and in the feeds of a batch of it. */
 export interface TextSide {
   /** Of a batch of `count` captions and features [count, P, D_img]. -> scalar. */
-  loss(bridge: SecondStage, features: Tensor, count: number | string, dropout?: Dropout): Tensor;
+  loss(
+    bridge: SecondStage,
+    features: Tensor,
+    count: number | string,
+    dropout?: Dropout,
+    promptLimit?: number,
+  ): Tensor;
   /** int64 tensors by the names of the loss's inputs. */
   feeds(texts: readonly GivenTexts[]): HostTensors;
 }
@@ -147,7 +158,8 @@ export async function stage2Task(
     languageModel.kind === "opt"
       ? captionSide(languageModel, parameters, tokenizer, config, queries)
       : prefixSide(languageModel, parameters, tokenizer, config);
-  const spread = wordSpread(languageModel) / Math.sqrt(qformer.hidden_size);
+  const wordScale = wordSpread(languageModel);
+  const spread = wordScale / Math.sqrt(qformer.hidden_size);
   const bridge = new SecondStage(
     {
       qformer,
@@ -164,7 +176,13 @@ export async function stage2Task(
   const usesDropout =
     qformer.hidden_dropout_prob > 0 || qformer.attention_probs_dropout_prob > 0 || hasDropout(languageModel);
   const features = (count: number | string) => input("features", "float32", [count, positions, width]);
-  const loss = side.loss(bridge, features(size), size, usesDropout ? new Dropout(seed) : undefined);
+  const loss = side.loss(
+    bridge,
+    features(size),
+    size,
+    usesDropout ? new Dropout(seed) : undefined,
+    config.promptScale && config.promptScale * wordScale,
+  );
   const passes = new ShuffledPasses(train.pictures.length, config.seed);
   const measure = await device.compile(
     { loss: side.loss(bridge, features("B"), "B") },
@@ -248,14 +266,14 @@ function captionSide(
   const writer = new RowWriter(tokenizer, config);
   const pad = tokenizer.specialIds.pad!;
   return {
-    loss: (bridge, features, count, dropout) => {
+    loss: (bridge, features, count, dropout, promptLimit) => {
       const batch = {
         features,
         ids: input("ids", "int64", [count, "T"]),
         mask: input("mask", "int64", [count, "T"]),
         labels: input("labels", "int64", [count, "T"]),
       };
-      return softPromptLoss(bridge, opt, batch, dropout);
+      return softPromptLoss(bridge, opt, batch, dropout, promptLimit);
     },
     feeds: (texts) =>
       paddedBatch(
