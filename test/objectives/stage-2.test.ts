@@ -2,12 +2,12 @@ import { afterAll, describe, expect, it } from "vitest";
 import { topologicalOrder } from "../../src/engine/autodiff.js";
 import type { Node } from "../../src/engine/graph.js";
 import { gradients, input, ops, trainableParameters } from "../../src/engine/index.js";
-import { int64Tensor } from "../../src/host-tensor.js";
+import { float32Tensor, int64Tensor } from "../../src/host-tensor.js";
 import { SecondStage } from "../../src/models/blip-2-bridge.js";
 import { Opt, optConfigSchema } from "../../src/models/opt.js";
 import { withQueries } from "../../src/nn/attention-masks.js";
 import { Parameters } from "../../src/nn/parameters.js";
-import { softPromptLoss } from "../../src/objectives/stage-2.js";
+import { promptScalePenalty, softPromptLoss } from "../../src/objectives/stage-2.js";
 import { expectClose, goldenNames, readGoldenCase, type GoldenCase } from "../golden-case.js";
 import { evaluate, testDevice } from "../nn/evaluate.js";
 import { expectGradients, gradientOutputs, qFormerConfig, type QFormerFields } from "./golden-stage.js";
@@ -132,6 +132,35 @@ describe.each(goldenNames("stages", "stage2"))("%s", async (name) => {
       await evaluate(device, { loss }, alone, golden.weights),
     ];
     expect(Number(masked["loss"]!.data[0])).toBeCloseTo(Number(single["loss"]!.data[0]), 5);
+  });
+});
+
+describe("the penalty on the scale of a soft prompt", () => {
+  it("is nothing up to the limit, and grows with the square of what is above it", async () => {
+    const softPrompt = input("soft", "float32", ["B", "Q", 4]);
+    const penalty = promptScalePenalty(softPrompt, 2);
+    const [gradient] = gradients(penalty, [softPrompt]);
+    // Root mean squares 0, 2 and 5: of three positions, one is 1.5 times the limit above it.
+    const soft = float32Tensor([0, 0, 0, 0, 2, -2, 2, -2, 3, 4, -6, Math.sqrt(39)], [1, 3, 4]);
+    const found = await evaluate(device, { penalty, gradient: gradient! }, { soft });
+    expect(found["penalty"]!.data[0]).toBeCloseTo(1.5 ** 2 / 3, 6);
+    // d/dx of (rms / 2 - 1)^2 / 3 is 2 (rms / 2 - 1) / 3 / 2 * x / (4 rms).
+    const expected = [3, 4, -6, Math.sqrt(39)].map((x) => (1.5 / 3) * (x / 20));
+    const values = [...found["gradient"]!.data].map(Number);
+    expect(values.slice(0, 8).every((value) => value === 0)).toBe(true);
+    for (const [i, value] of expected.entries()) expect(values[8 + i]).toBeCloseTo(value, 6);
+  });
+
+  it("is added to the loss where a limit is given", async () => {
+    const golden = await readGoldenCase<Config, Options>("stages", "stage2-padded");
+    const { bridge, languageModel, batch, loss } = build(golden, () => true);
+    const limit = 1e-3;
+    const whole = softPromptLoss(bridge, languageModel, batch, undefined, limit);
+    const penalty = promptScalePenalty(bridge.forward(batch.features).softPrompt, limit);
+    const found = await evaluate(device, { loss, penalty, whole }, golden.inputs, golden.weights);
+    const [base, extra, sum] = ["loss", "penalty", "whole"].map((key) => Number(found[key]!.data[0]));
+    expect(extra).toBeGreaterThan(0);
+    expect(sum! / (base! + extra!)).toBeCloseTo(1, 5);
   });
 });
 

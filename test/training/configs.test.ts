@@ -6,13 +6,22 @@ import { readConfig } from "../../src/training/config-file.js";
 import { languageModelConfigSchema } from "../../src/training/language-model.js";
 import { stage1ConfigSchema } from "../../src/training/stage-1.js";
 import { stage2ConfigSchema } from "../../src/training/stage-2.js";
+import { t5LanguageModelConfigSchema } from "../../src/training/t5-language-model.js";
 import { visionConfigSchema } from "../../src/training/vision.js";
 
 it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
   ["language-model", languageModelConfigSchema],
+  ["language-model-questions", languageModelConfigSchema],
+  ["language-model-rare", languageModelConfigSchema],
+  ["language-model-statements", languageModelConfigSchema],
+  ["t5", t5LanguageModelConfigSchema],
+  ["t5-few", t5LanguageModelConfigSchema],
   ["vision", visionConfigSchema],
+  ["vision-longer", visionConfigSchema],
   ["stage1", stage1ConfigSchema],
   ["stage2", stage2ConfigSchema],
+  ["stage2-longer", stage2ConfigSchema],
+  ["stage2-statements", stage2ConfigSchema],
 ])("configs/scenes/%s.json is one of its stage", async (name, schema) => {
   const config = await readConfig(
     fileURLToPath(new URL(`../../configs/scenes/${name}.json`, import.meta.url)),

@@ -1,6 +1,6 @@
 /** Every stage learns, goes on where it was stopped, and writes what the next stage and Python read. */
 import { existsSync, readdirSync, readlinkSync } from "node:fs";
-import { readFile, readdir } from "node:fs/promises";
+import { readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
@@ -195,6 +195,41 @@ describe("what stage 2 trains", () => {
     // Its last norm is the bridge's, which is trained.
     for (const [name, value] of vision) {
       if (!name.startsWith("post_layernorm.")) expect(model.get(`vision_model.${name}`), name).toEqual(value);
+    }
+  });
+});
+
+describe("statements in stage 2", () => {
+  it(
+    "are learnt from their own file, with the soft prompt near the spread of words",
+    { timeout: 120_000 },
+    async () => {
+      const { last } = await world.train("stage2", "stage2-statements", {
+        statementShare: 0.5,
+        statements: 2,
+        promptScale: 2,
+        steps: 4,
+      });
+      expect(last["loss"]).toBeGreaterThan(0);
+    },
+  );
+
+  it("are missed by name", async () => {
+    const file = join(world.data, "statements_train.json");
+    const whole = await readFile(file, "utf8");
+    const { images, annotations } = JSON.parse(whole) as {
+      images: object[];
+      annotations: { image_id: number }[];
+    };
+    const train = (out: string) => world.train("stage2", out, { statementShare: 0.5 });
+    try {
+      const few = annotations.filter(({ image_id }) => image_id !== 3);
+      await writeFile(file, JSON.stringify({ images, annotations: few }));
+      await expect(train("few")).rejects.toThrow(/statements_train\.json: 1 pictures .* required: 3$/);
+      await rm(file);
+      await expect(train("none")).rejects.toThrow(/statements_train\.json does not exist/);
+    } finally {
+      await writeFile(file, whole);
     }
   });
 });
