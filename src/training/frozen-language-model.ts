@@ -143,7 +143,7 @@ export function t5IdsOf({ folder: { path }, config }: FrozenT5, tokenizer: TextT
  * The id that stands for a query in what Python's processor makes: the tokenizer's `<image>`, or the first id
  * behind its tokens, which is where that processor adds one. Throws a `UserError` if the word table has no row for it.
  */
-export function imageTokenOf({ config, folder }: FrozenLanguageModel, tokenizer: TextTokenizer): number {
+function imageTokenOf({ config, folder }: FrozenLanguageModel, tokenizer: TextTokenizer): number {
   const id = tokenizer.has("<image>") ? tokenizer.idOf("<image>") : tokenizer.vocabularySize;
   if (id < config.vocab_size && tokenizer.vocabularySize <= config.vocab_size) return id;
   throw new UserError(

@@ -34,7 +34,8 @@ beforeAll(async () => {
 afterAll(() => world.remove());
 
 const t5 = (overrides: Overrides = {}): Overrides => ({ languageModel: folder("t5"), ...overrides });
-const keys = (overrides: Overrides = {}): Overrides => t5({ steps: 12, evaluateEvery: 6, ...overrides });
+const keys = (overrides: Overrides = {}): Overrides =>
+  t5({ steps: 12, evaluateEvery: 6, statementShare: 0.25, ...overrides });
 const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b) / values.length;
 
 describe.sequential("a run", () => {

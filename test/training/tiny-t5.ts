@@ -38,9 +38,9 @@ export async function writeTinyT5(
     ...config,
   });
   const parameters = new Parameters(() => false);
-  new T5(t5, parameters.scope());
+  const { config: checked } = new T5(t5, parameters.scope());
   await writeModelFolder(path, {
-    config: { architectures: ["T5ForConditionalGeneration"], ...t5 },
+    config: { architectures: ["T5ForConditionalGeneration"], ...checked },
     tensors: initialise(parameters.all, 4),
     dtype: "float16",
     files: { ...files },
