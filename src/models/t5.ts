@@ -196,12 +196,15 @@ class T5Block {
   }
 }
 
+/** How the biases of a stack start, whose buckets tell the two directions apart or not. */
+export type PositionInit = (bidirectional: boolean) => Initialiser;
+
 class T5Stack {
   readonly blocks: readonly T5Block[];
   readonly positions: RelativePositionBias;
   readonly finalNorm: RmsNorm;
 
-  constructor(config: T5Config, scope: Scope, depth: number, isDecoder: boolean, positionInit: Initialiser) {
+  constructor(config: T5Config, scope: Scope, depth: number, isDecoder: boolean, positionInit: PositionInit) {
     const table = scope.at("block", 0, "layer", 0, "SelfAttention", "relative_attention_bias");
     this.blocks = Array.from(
       { length: depth },
@@ -215,7 +218,7 @@ class T5Stack {
         maxDistance: config.relative_attention_max_distance,
         bidirectional: !isDecoder,
       },
-      positionInit,
+      positionInit(!isDecoder),
     );
     this.finalNorm = new RmsNorm(scope.at("final_layer_norm"), config.d_model, config.layer_norm_epsilon);
   }
@@ -272,12 +275,13 @@ export class T5 {
    * @param stored says which tensors a checkpoint has, by full name. A checkpoint with `lm_head` has a head of its
    * own, whatever its config says, and one without is tied; transformers 5 decides alike. The word table is
    * `shared`, or the one copy of it that was kept. Without a checkpoint the config decides.
+   * @param positionInit says how position biases start where there is no checkpoint.
    */
   constructor(
     readonly config: T5Config,
     scope: Scope,
     stored?: { has(name: string): boolean },
-    positionInit: Initialiser = normal(config.d_model ** -0.5),
+    positionInit: PositionInit = () => normal(config.d_model ** -0.5),
   ) {
     const { d_model: width, vocab_size: count } = config;
     const has = (table: string): boolean => stored?.has(scope.at(table, "weight").path) ?? false;

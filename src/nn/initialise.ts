@@ -24,9 +24,14 @@ function draw(initialiser: Initialiser, shape: readonly number[], random: () => 
     case "uniform":
       return values.map(() => (2 * random() - 1) * initialiser.bound);
     case "normal":
-      return values.map(
-        () => initialiser.std * Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()),
-      );
+      return values.map(() => initialiser.std * normalDeviate(random));
+    case "rows": {
+      const width = shape.at(-1)!;
+      for (const row of initialiser.rows)
+        for (let i = row * width; i < (row + 1) * width; i++)
+          values[i] = initialiser.std * normalDeviate(random);
+      return values;
+    }
     case "sinusoids": {
       const width = shape.at(-1)!;
       return values.map(
@@ -45,6 +50,11 @@ function draw(initialiser: Initialiser, shape: readonly number[], random: () => 
       });
     }
   }
+}
+
+/** Box and Muller's. */
+function normalDeviate(random: () => number): number {
+  return Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
 }
 
 /** Column `column` of `width` of the code of a position (Vaswani et al. 2017, section 3.5). */

@@ -10,6 +10,8 @@ export type Initialiser =
   | { readonly kind: "zeros" | "ones" }
   | { readonly kind: "constant"; readonly value: number }
   | { readonly kind: "normal"; readonly std: number }
+  /** The same in some rows of a table, zero in the others. */
+  | { readonly kind: "rows"; readonly std: number; readonly rows: readonly number[] }
   /** Uniform in [-bound, bound]. */
   | { readonly kind: "uniform"; readonly bound: number }
   /** The sines and cosines of Vaswani et al. 2017, scaled, one row per position; their base is 10000 unless given. */

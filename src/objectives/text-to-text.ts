@@ -14,6 +14,8 @@ export interface EncoderDecoderBatch {
   readonly encoderMask: Tensor;
   /** int64 [B, T]: what the decoder shall say, the end token last, padded with -100. */
   readonly labels: Tensor;
+  /** int64 [B, T]: what the decoder reads, one place later, where that is more than its labels. */
+  readonly said?: Tensor;
 }
 
 /** The ids that a decoder reads besides its labels. */
@@ -37,7 +39,7 @@ export function textToTextLoss(
 /** Logits of every label's place [B, T, V], each from the labels before it. */
 export function textToTextLogits(
   model: T5,
-  { inputsEmbeds, encoderMask, labels }: EncoderDecoderBatch,
+  { inputsEmbeds, encoderMask, labels, said = labels }: EncoderDecoderBatch,
   ids: DecoderIds,
   dropout?: Dropout,
 ): Tensor {
@@ -47,7 +49,7 @@ export function textToTextLogits(
     ...(dropout && { dropout }),
   });
   const { lastHiddenState } = model.decode({
-    inputsEmbeds: model.embed(shiftedRight(labels, ids)),
+    inputsEmbeds: model.embed(shiftedRight(said, ids)),
     // Padding is behind everything that is learnt, where no label's row looks.
     attentionMask: ops.expand(integer(1), labels.shape),
     encoder: model.encoderKeyValues(encoded),

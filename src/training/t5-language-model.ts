@@ -1,8 +1,10 @@
 /**
  * Training a small T5 v1.1 on text alone, so that there is a frozen encoder-decoder to bridge to. The encoder reads a
- * written description and something behind it; the decoder gives what is missing. A batch is of one of three
+ * written description and something behind it; the decoder gives what is missing. A batch is of one of four
  * forms, drawn for each step:
  *
+ * - dialogues: the decoder reads questions and statements and gives the answer of each, one after the other. All of a text's
+ *   questions are learnt from at once, and none sees those behind it;
  * - blanks: questions and statements with sentinels in the place of answers, all of them given in one go (T5's own span
  *   denoising, with spans that can be told from the description);
  * - questions: one question, and its answer;
@@ -15,7 +17,7 @@ import { ShuffledPasses } from "../data/shuffle.js";
 import type { DescribedScene } from "../data/text-corpus.js";
 import { UserError } from "../errors.js";
 import { T5, t5ConfigSchema, type T5Config } from "../models/t5.js";
-import { normal, Parameters } from "../nn/parameters.js";
+import { Parameters, type Initialiser } from "../nn/parameters.js";
 import { ignoreIndex } from "../objectives/cross-entropy.js";
 import { textToTextLogits, textToTextLoss, type DecoderIds } from "../objectives/text-to-text.js";
 import { sentinelTokens } from "../text/build-bpe.js";
@@ -26,7 +28,7 @@ import { startWeights } from "./start-weights.js";
 import { paddedIds, paddedRows } from "./token-rows.js";
 import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
 
-const forms = ["blanks", "questions", "captions"] as const;
+const forms = ["dialogues", "blanks", "questions", "captions"] as const;
 type Form = (typeof forms)[number];
 
 export const t5LanguageModelConfigSchema = z
@@ -45,21 +47,23 @@ export const t5LanguageModelConfigSchema = z
       relative_attention_num_buckets: z.int().min(4).default(32),
       relative_attention_max_distance: z.int().positive().default(128),
       /**
-       * Spread of the position biases at the start. A step moves each by the learning rate at most, so from the usual
-       * small ones a head needs thousands of steps to tell a neighbour from the rest.
+       * Spread at the start of the position biases of the nearest places, up to four away. A step moves each by the
+       * learning rate at most, so from the usual small ones a head needs thousands of steps to tell a neighbour
+       * from the rest. Places further away start alike, so that heads look for content there.
        */
       positionStd: z.number().positive().default(2),
     }),
     /** How often a step's batch has each form, relative to one another. */
     forms: z
       .strictObject({
-        blanks: z.number().min(0).default(0.6),
+        dialogues: z.number().min(0).default(0.6),
+        blanks: z.number().min(0).default(0),
         questions: z.number().min(0).default(0.2),
         captions: z.number().min(0).default(0.2),
       })
       .refine((shares) => forms.some((form) => shares[form] > 0), "one form at least must be above 0")
       .prefault({}),
-    /** Rows of the short forms stand in for one with blanks: so many as fill a batch of like cost. */
+    /** So many rows of the short forms, questions and captions, stand in for one of the others. */
     shortRows: z.int().positive().default(3),
     /**
      * Most blanks of a row, of which each has one or more. All that a row asks is read together, and many questions tell
@@ -124,8 +128,10 @@ function t5Ids(tokenizer: TextTokenizer): DecoderIds & { readonly end: number } 
 interface PairRow {
   /** For the encoder. */
   readonly text: readonly number[];
-  /** From the decoder. */
+  /** From the decoder; `ignoreIndex` where nothing is learnt. */
   readonly labels: readonly number[];
+  /** What the decoder reads, one place later; the labels where absent. */
+  readonly said?: readonly number[];
 }
 
 export interface T5LanguageModelTask extends Task {
@@ -140,11 +146,8 @@ export async function t5LanguageModelTask(
   test: readonly DescribedScene[],
 ): Promise<T5LanguageModelTask> {
   const parameters = new Parameters(() => true);
-  const model = new T5(
-    t5ConfigOf(config, tokenizer),
-    parameters.scope(),
-    undefined,
-    normal(config.model.positionStd),
+  const model = new T5(t5ConfigOf(config, tokenizer), parameters.scope(), undefined, (bidirectional) =>
+    nearBiases(config.model, bidirectional),
   );
   const writer = new PairWriter(tokenizer, config.maxTextLength);
   const loss = textToTextLoss(model, inputs(model), writer.ids);
@@ -171,7 +174,7 @@ export async function t5LanguageModelTask(
       const share =
         config.curriculumSteps === 0 ? 1 : Math.min(1, 0.25 + (0.75 * step) / config.curriculumSteps);
       const form = formOf(config.forms, new Random("form", config.seed, step));
-      const rowsPerText = form === "blanks" ? 1 : config.shortRows;
+      const rowsPerText = form === "questions" || form === "captions" ? config.shortRows : 1;
       const rows = Array.from({ length: partSize }, (_, i) => {
         const position = step * config.batchSize + part * partSize + i;
         const { item } = passes.at(position);
@@ -180,7 +183,9 @@ export async function t5LanguageModelTask(
         const random = new Random("pair", config.seed, position);
         return Array.from({ length: rowsPerText }, () => writer.pair(form, scene, random, config));
       }).flat();
-      if (rows.some(({ labels }) => labels.length < 2)) {
+      if (
+        rows.some(({ labels }) => labels.every((label) => label === ignoreIndex || label === writer.ids.end))
+      ) {
         const message = `${config.data}: maxTextLength is ${config.maxTextLength}, too short for a description with a question behind it`;
         return Promise.reject(new UserError(message));
       }
@@ -188,6 +193,15 @@ export async function t5LanguageModelTask(
     },
     evaluate: () => measure(),
   };
+}
+
+function nearBiases(
+  { positionStd, relative_attention_num_buckets: buckets }: T5LanguageModelConfig["model"],
+  bidirectional: boolean,
+): Initialiser {
+  const near = [0, 1, 2, 3, 4];
+  const ahead = bidirectional ? near.slice(1).map((place) => place + Math.floor(buckets / 2)) : [];
+  return { kind: "rows", std: positionStd, rows: [...near, ...ahead].filter((row) => row < buckets) };
 }
 
 function formOf(shares: Readonly<Record<Form, number>>, random: Random): Form {
@@ -203,11 +217,13 @@ function inputs(model: T5): {
   readonly inputsEmbeds: Tensor;
   readonly encoderMask: Tensor;
   readonly labels: Tensor;
+  readonly said: Tensor;
 } {
   return {
     inputsEmbeds: model.embed(input("ids", "int64", ["B", "S"])),
     encoderMask: input("mask", "int64", ["B", "S"]),
     labels: input("labels", "int64", ["B", "T"]),
+    said: input("said", "int64", ["B", "T"]),
   };
 }
 
@@ -219,6 +235,10 @@ function feedsOf(rows: readonly PairRow[], pad: number): HostTensors {
     ),
     labels: paddedRows(
       rows.map(({ labels }) => labels),
+      ignoreIndex,
+    ),
+    said: paddedRows(
+      rows.map(({ labels, said = labels }) => said),
       ignoreIndex,
     ),
   };
@@ -256,6 +276,8 @@ export class PairWriter {
     shares: Pick<T5LanguageModelConfig, "mostBlanks" | "bareShare" | "statementShare" | "typeShares">,
   ): PairRow {
     switch (form) {
+      case "dialogues":
+        return this.dialogue(scene, random, shares);
       case "blanks":
         return this.blanks(scene, random, shares);
       case "questions": {
@@ -289,27 +311,35 @@ export class PairWriter {
     return { text: [...text, this.ids.end], labels: [...this.encode(missing), this.ids.end] };
   }
 
+  /** As many of the questions and statements as fit, in random order; what they are about is read, not learnt. */
+  private dialogue(
+    { description, questions, statements }: DescribedScene,
+    random: Random,
+    shares: Shares,
+  ): PairRow {
+    const said: number[] = [];
+    const labels: number[] = [];
+    for (const { before, missing } of clozes(questions, statements, random, shares)) {
+      const given = this.encode(before);
+      const answer = [...this.encode(missing), this.ids.end];
+      if (said.length + given.length + answer.length > this.most) continue;
+      said.push(...given, ...answer);
+      labels.push(...given.map(() => ignoreIndex), ...answer);
+    }
+    return { text: [...this.encode(`${description} .`), this.ids.end], labels, said };
+  }
+
   /** Some of the questions and statements, as far as they fit, in random order. */
   private blanks(
     { description, questions, statements }: DescribedScene,
     random: Random,
-    { mostBlanks, bareShare, statementShare, typeShares }: Shares,
+    shares: Shares,
   ): PairRow {
-    const asked = questions
-      .filter(({ type }) => random.chance(typeShares[type] ?? 1))
-      .map(({ question, answer }): Cloze => {
-        const isBare = random.chance(bareShare);
-        return {
-          before: isBare ? question.replace(/\?$/, "") : shortAnswerPrompt(question),
-          missing: answer,
-        };
-      });
-    const stated = statements.filter(() => random.chance(statementShare)).map(clozeOf);
     const text = [...this.encode(`${description} .`)];
     const labels: number[] = [];
     let next = 0;
-    const count = random.between(1, mostBlanks);
-    for (const { before, missing } of random.shuffle([...asked, ...stated])) {
+    const count = random.between(1, shares.mostBlanks);
+    for (const { before, missing } of clozes(questions, statements, random, shares)) {
       const words = this.encode(before);
       if (next === count || text.length + words.length + 2 > this.most) continue;
       const sentinel = this.sentinels[next++]!;
@@ -318,6 +348,26 @@ export class PairWriter {
     }
     return { text: [...text, this.ids.end], labels: [...labels, this.ids.end] };
   }
+}
+
+/** Questions and statements of a text in their shares, in random order, with what is missing in each. */
+function clozes(
+  questions: DescribedScene["questions"],
+  statements: readonly string[],
+  random: Random,
+  { bareShare, statementShare, typeShares }: Shares,
+): Cloze[] {
+  const asked = questions
+    .filter(({ type }) => random.chance(typeShares[type] ?? 1))
+    .map(({ question, answer }): Cloze => {
+      const isBare = random.chance(bareShare);
+      return {
+        before: isBare ? question.replace(/\?$/, "") : shortAnswerPrompt(question),
+        missing: answer,
+      };
+    });
+  const stated = statements.filter(() => random.chance(statementShare)).map(clozeOf);
+  return random.shuffle([...asked, ...stated]);
 }
 
 type Shares = Pick<T5LanguageModelConfig, "mostBlanks" | "bareShare" | "statementShare" | "typeShares">;

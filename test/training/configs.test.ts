@@ -15,7 +15,6 @@ it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
   ["language-model-rare", languageModelConfigSchema],
   ["language-model-statements", languageModelConfigSchema],
   ["t5", t5LanguageModelConfigSchema],
-  ["t5-few", t5LanguageModelConfigSchema],
   ["vision", visionConfigSchema],
   ["vision-longer", visionConfigSchema],
   ["stage1", stage1ConfigSchema],
