@@ -6,7 +6,6 @@ export type { ImageSource, RawImage } from "./images/load-image.js";
 export type { PatchGrid, PatchMap } from "./images/patch-map.js";
 export {
   attentionMaps,
-  checkChoice,
   matchingMaps,
   meanMap,
   peakOf,

@@ -51,12 +51,11 @@ export interface Peak {
   readonly share: number;
 }
 
-/** Throws a `UserError` that names each choice that the model does not have, and those that it has. */
-export function checkChoice(
+/** Names each choice that the model does not have, and those that it has; nothing where all is well. */
+export function choiceProblems(
   { layers, heads, queries }: { layers: readonly number[]; heads: number; queries: number },
   { layer, head, query }: AttentionChoice & { readonly query?: number | undefined },
-  where = "attention",
-): void {
+): string[] {
   const outside = (count: number, value: number | undefined): boolean =>
     value !== undefined && !(Number.isInteger(value) && value >= 0 && value < count);
   const problems: string[] = [];
@@ -67,7 +66,7 @@ export function checkChoice(
   }
   if (outside(heads, head)) problems.push(`head ${head} is not there: 0 to ${heads - 1} are`);
   if (outside(queries, query)) problems.push(`query ${query} is not there: 0 to ${queries - 1} are`);
-  if (problems.length > 0) throw new UserError(`${where}: ${problems.join("; ")}`);
+  return problems;
 }
 
 /** Where each query looks: its probabilities, of the chosen layer and head or averaged. One map per query. */
@@ -97,7 +96,8 @@ function queryMaps(attention: ImageAttention, values: Float32Array, choice: Atte
     grid,
     firstPatch,
   } = attention;
-  checkChoice({ layers, heads: headCount, queries: queryCount }, choice);
+  const problems = choiceProblems({ layers, heads: headCount, queries: queryCount }, choice);
+  if (problems.length > 0) throw new UserError(`attention: ${problems.join("; ")}`);
   const every = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
   const chosenLayers = choice.layer === undefined ? every(layerCount) : [layers.indexOf(choice.layer)];
   const chosenHeads = choice.head === undefined ? every(headCount) : [choice.head];

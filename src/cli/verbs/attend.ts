@@ -61,12 +61,14 @@ export const attend = defineVerb({
     const { model: name = text === undefined ? bundledModel : bundledRetriever } = options;
     const library = await import("../../index.js");
     const { loadImage } = await import("../../images/load-image.js");
+    const { choiceProblems } = await import("../../models/attention-maps.js");
     const { writeFileAtomic } = await import("../../checkpoints/atomic-write.js");
     // First, because it is quick to say that a picture is not there.
     const pixels = { ...(await loadImage(image)), channels: 3 } as const;
     const folder = await modelFolder(context, name, revision);
     const { readsTexts, ...sizes } = await describe(folder);
-    library.checkChoice(sizes, { layer, head, query }, "attend");
+    const problems = choiceProblems(sizes, { layer, head, query });
+    if (problems.length > 0) throw new UserError(`attend: ${problems.join("; ")}`, { exitCode: 2 });
     if (text !== undefined && !readsTexts) {
       throw new UserError(
         `attend: --text needs a model that compares pictures with texts, ${name} writes texts about pictures; ` +
