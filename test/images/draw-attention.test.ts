@@ -30,9 +30,7 @@ const sum = (colour: readonly number[]): number => colour.reduce((a, b) => a + b
 
 describe("the drawing", () => {
   it("has the picture as it is, and beside it the heat where it belongs", async () => {
-    const { width, height, at } = await decoded(
-      await drawAttention(grey(96, 96), { map: spot(4, 4, 1, 2) }),
-    );
+    const { width, height, at } = await decoded(await drawAttention(grey(96, 96), { map: spot(4, 4, 1, 2) }));
     expect([width, height]).toEqual([3 * 12 + 2 * 384, 2 * 12 + 384]);
     for (const [x, y] of [
       [12, 12],
@@ -77,10 +75,7 @@ describe("the drawing", () => {
     );
     expect([width, height]).toEqual([804, 24 + 384 + 2 * 96 + 4 + 12]);
     const middle = (panel: number, row: number, column: number) =>
-      at(
-        4 + (panel % 8) * 100 + column * 24 + 12,
-        408 + Math.floor(panel / 8) * 100 + row * 24 + 12,
-      );
+      at(4 + (panel % 8) * 100 + column * 24 + 12, 408 + Math.floor(panel / 8) * 100 + row * 24 + 12);
     expect(middle(0, 0, 0)[0]).toBeGreaterThan(210);
     expect(middle(0, 3, 0)[0]).toBeLessThan(110);
     for (const panel of [1, 7, 8]) {
