@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ["ops", "models", "t5", "stages", "stage2_t5", "optimizer", "text", "images", "generation", "retrieval", "pictures", "checkpoints"]
+SCRIPTS = ["ops", "models", "t5", "stages", "stage2_t5", "optimizer", "text", "images", "generation", "retrieval"]
+SCRIPTS += ["attention", "pictures", "checkpoints"]
 
 here = Path(__file__).resolve().parent
 for name in SCRIPTS:

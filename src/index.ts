@@ -1,7 +1,20 @@
 /** BLIP-2 for TypeScript: the public surface. */
 export { InternalError, InterruptedError, UserError } from "./errors.js";
 export type { DType, HostTensor } from "./host-tensor.js";
+export { drawAttention, type AttentionPicture } from "./images/draw-attention.js";
 export type { ImageSource, RawImage } from "./images/load-image.js";
+export type { PatchGrid, PatchMap } from "./images/patch-map.js";
+export {
+  attentionMaps,
+  matchingMaps,
+  meanMap,
+  peakOf,
+  type AttentionChoice,
+  type AttentionMap,
+  type ImageAttention,
+  type MatchingAttention,
+  type Peak,
+} from "./models/attention-maps.js";
 export {
   Blip2,
   type ChatOptions,

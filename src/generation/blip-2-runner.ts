@@ -7,9 +7,11 @@
 import type { TensorFile } from "../checkpoints/safetensors.js";
 import { checkTensors } from "../checkpoints/model-folder.js";
 import { input, type Device, type FrozenWeights, type HostTensors, type Program } from "../engine/index.js";
-import { InternalError, InterruptedError } from "../errors.js";
+import { InterruptedError, UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
+import type { ImageAttention } from "../models/attention-maps.js";
 import { buildBlip2, unreadTensors, type Blip2Config } from "../models/blip-2.js";
+import { CrossAttentionRecord, imageAttention } from "../models/cross-attention.js";
 import { openFrozenWeights, type LoadingHooks } from "../models/frozen-weights.js";
 import type { Precision } from "../models/precision.js";
 import { T5 } from "../models/t5.js";
@@ -36,16 +38,26 @@ interface LoadedParts {
 /** Pictures under way at once do not share slots. */
 let pictures = 0;
 
+const bridgeOutputs = ["queryOutput", "languageProjection"];
+
 export class Blip2Runner {
+  private attending: Promise<Program> | undefined;
+
   private constructor(
     readonly device: Device,
     readonly config: Blip2Config,
     private readonly loaded: LoadedParts,
+    /** Attention is seldom asked for: its program is made when it is. */
+    private readonly compileAttention: () => Promise<Program>,
   ) {}
 
   private part<K extends Blip2Part>(name: K): NonNullable<LoadedParts[K]> {
     const part = this.loaded[name];
-    if (part === undefined) throw new InternalError(`the part ${name} of this model has not been loaded`);
+    if (part === undefined) {
+      throw new UserError(
+        `the part ${name} of this model has not been loaded, and this call needs it; load the model without attentionOnly`,
+      );
+    }
     return part;
   }
 
@@ -110,7 +122,16 @@ export class Blip2Runner {
       await load(part);
     }
     onProgress?.({ detail: "load", step: parts.length, total: parts.length });
-    return new Blip2Runner(device, config, loaded);
+    const compileAttention = async (): Promise<Program> => {
+      const record = new CrossAttentionRecord();
+      const { branch } = bridge;
+      branch.queries(features.shape[0]!, branch.imageKeyValues(features), undefined, record.observe);
+      const probabilities = record.probabilities();
+      // Not by way of `weights`: the signal was that of loading.
+      const own = await open([...parameters.shapes.keys()].filter(isBridge));
+      return device.compile({ probabilities }, { weights: own, onNotice });
+    };
+    return new Blip2Runner(device, config, loaded, compileAttention);
   }
 
   /** Soft visual prompts. pixels: float32 [B, 3, S, S] -> [B, Q, L]. */
@@ -124,11 +145,20 @@ export class Blip2Runner {
     return this.look(pixels, ["visionFeatures", "queryOutput", "languageProjection"], signal);
   }
 
-  /** Fetches the named outputs; the others never cross the thread border. */
+  /** What the queries look at in a picture. pixels: float32 [1, 3, S, S]. */
+  async attention(pixels: HostTensor, signal?: AbortSignal): Promise<ImageAttention> {
+    this.attending ??= this.compileAttention();
+    const asking = { program: await this.attending, outputs: ["probabilities"] };
+    const { probabilities } = await this.look(pixels, asking.outputs, signal, asking);
+    return imageAttention(this.config, probabilities!);
+  }
+
+  /** Fetches the named outputs of the image encoder and of what asks it; the others never cross the thread border. */
   private async look(
     pixels: HostTensor,
     wanted: readonly string[],
     signal: AbortSignal | undefined,
+    asking = { program: this.part("bridge"), outputs: bridgeOutputs },
   ): Promise<HostTensors> {
     const scope = `pictures.${pictures++}`;
     const slot = (name: string): string => `${scope}.${name}`;
@@ -143,15 +173,15 @@ export class Blip2Runner {
         { pixel_values: pixels },
         { signal, residentOutputs: keep(["hidden", "visionFeatures"]) },
       );
-      const bridged = await this.part("bridge").run(
+      const asked = await asking.program.run(
         {},
         {
           signal,
           residentInputs: { features: slot("hidden") },
-          residentOutputs: keep(["queryOutput", "languageProjection"]),
+          residentOutputs: keep(asking.outputs),
         },
       );
-      return { ...seen, ...bridged };
+      return { ...seen, ...asked };
     } finally {
       // A device that has ended has freed them already.
       await this.device.drop([...kept]).catch(() => undefined);

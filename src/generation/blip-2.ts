@@ -4,15 +4,16 @@ import { readModelFolder } from "../checkpoints/model-folder.js";
 import { Device, input, type Program } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
-import type { ImageSource } from "../images/load-image.js";
-import type { PreprocessConfig } from "../images/preprocess.js";
+import { loadImage, type ImageSource } from "../images/load-image.js";
+import { preprocessInTurns, type PreprocessConfig } from "../images/preprocess.js";
+import type { ImageAttention } from "../models/attention-maps.js";
 import { blip2Config, type Blip2Config } from "../models/blip-2.js";
 import type { LoadingHooks } from "../models/frozen-weights.js";
 import type { Precision } from "../models/precision.js";
 import { sizedVision } from "../models/picture-size.js";
 import { labelLoss, nextTokenLoss } from "../objectives/cross-entropy.js";
 import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
-import { Blip2Runner } from "./blip-2-runner.js";
+import { blip2Parts, Blip2Runner } from "./blip-2-runner.js";
 import { Chat } from "./chat.js";
 import { EncoderDecoder } from "./encoder-decoder.js";
 import { decoderInputs, refuseDecoderInputs } from "./decoder-inputs.js";
@@ -51,6 +52,8 @@ export interface LoadOptions extends HubOptions, LoadingHooks {
    * interpolated where the model has them for another size.
    */
   readonly imageSize?: number | undefined;
+  /** True: nothing is loaded but what `attention` needs, so no language model. Default: false. */
+  readonly attentionOnly?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -151,7 +154,7 @@ export class Blip2 {
    */
   static async load(name: string, options: LoadOptions = {}): Promise<Blip2> {
     checkOptions("load", options);
-    const { precision = "fp32", threads, imageSize, ...hub } = options;
+    const { precision = "fp32", threads, imageSize, attentionOnly = false, ...hub } = options;
     const { signal } = hub;
     const opened = await readModelFolder(await findModel(name, hub));
     const where = (file: string): string => `${opened.path}/${file}`;
@@ -174,7 +177,8 @@ export class Blip2 {
     if (signal?.aborted) throw new InterruptedError("stopped on request");
     const device = Device.open(threads === undefined ? {} : { threads });
     try {
-      const runner = await Blip2Runner.load(device, config, weights, { precision, ...hub });
+      const parts = attentionOnly ? (["vision"] as const) : blip2Parts;
+      const runner = await Blip2Runner.load(device, config, weights, { precision, parts, ...hub });
       return new Blip2(device, runner, tokenizer, pictures, defaults);
     } catch (error) {
       await device.close();
@@ -237,6 +241,19 @@ export class Blip2 {
     checkOptions("look", options);
     const softPrompt = await softPromptsOf(this.runner, [image], this.pictures, options.signal);
     return new ImageView(this.runner, softPrompt);
+  }
+
+  /**
+   * Where the queries look in a picture: the probabilities of the Q-Former's cross-attention. See `attentionMaps` for
+   * maps of them, and `drawAttention` for a picture.
+   */
+  async attention(
+    image: ImageSource,
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<ImageAttention> {
+    checkOptions("attention", options);
+    const pixels = await preprocessInTurns([await loadImage(image)], this.pictures);
+    return this.runner.attention(pixels, options.signal);
   }
 
   /** Begins a chat about a picture, which is looked at once. */

@@ -78,6 +78,7 @@ const schemas = {
     precision: z.enum(precisions).optional(),
     threads: z.int().min(1).optional(),
     imageSize: z.int().min(1).optional(),
+    attentionOnly: z.boolean().optional(),
     signal: settings.signal,
     revision: z.string().optional(),
     onDownload: callback.optional(),
@@ -99,6 +100,7 @@ const schemas = {
     ...streamSettings,
   }),
   look: z.strictObject({ signal: settings.signal }),
+  attention: z.strictObject({ signal: settings.signal }),
   chat: z.strictObject({ image: anything, format: z.string().optional(), signal: settings.signal }),
   ask: z.strictObject(settings),
   forward: z.strictObject({

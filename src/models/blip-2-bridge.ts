@@ -19,6 +19,7 @@ import {
   QueryTokens,
   TextEmbeddings,
   TextHead,
+  type CrossAttentionObserver,
   type ImageKeyValues,
   type QFormerConfig,
   type QFormerOutput,
@@ -55,10 +56,16 @@ export class QueryBranch {
   }
 
   /** The query-only run. -> [B, Q, D]. */
-  queries(batch: Tensor["shape"][number], image: ImageKeyValues, dropout?: Dropout): QFormerOutput {
+  queries(
+    batch: Tensor["shape"][number],
+    image: ImageKeyValues,
+    dropout?: Dropout,
+    observe?: CrossAttentionObserver,
+  ): QFormerOutput {
     return this.qformer.forward({
       queries: this.queryTokens.forward(batch),
       image,
+      observe,
       ...(dropout && { dropout }),
     });
   }
@@ -116,6 +123,7 @@ export class ImageTextModel {
     ids: Tensor,
     mask: Tensor,
     dropout?: Dropout,
+    observe?: CrossAttentionObserver,
   ): { readonly queryOutput: Tensor; readonly logits: Tensor } {
     const { queryTokens, qformer } = this.branch;
     const { lastHiddenState: queryOutput } = qformer.forward({
@@ -124,6 +132,7 @@ export class ImageTextModel {
       image,
       mask: bidirectionalMask(mask, queryTokens.count),
       leading: queryTokens.count,
+      observe,
       ...(dropout && { dropout }),
     });
     // The decision is the mean of the queries' logits: [B, classes].

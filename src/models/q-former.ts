@@ -81,11 +81,18 @@ class QFormerAttention {
     };
   }
 
-  /** x: [B, L, D]. */
-  forward(x: Tensor, keyValues: KeyValues, mask: Tensor | undefined, dropout: Dropout): Tensor {
+  /** x: [B, L, D]; for `observe` see `attention`. */
+  forward(
+    x: Tensor,
+    keyValues: KeyValues,
+    mask: Tensor | undefined,
+    dropout: Dropout,
+    observe?: (probabilities: Tensor) => void,
+  ): Tensor {
     const query = splitHeads(this.query.forward(x), this.config.num_attention_heads);
     const dropoutRate = this.config.attention_probs_dropout_prob;
-    return this.output.forward(attention(query, keyValues, { mask, dropout, dropoutRate }), x, dropout);
+    const attended = attention(query, keyValues, { mask, dropout, dropoutRate, observe });
+    return this.output.forward(attended, x, dropout);
   }
 }
 
@@ -119,10 +126,9 @@ class QFormerLayer {
 
   constructor(config: QFormerConfig, scope: Scope, index: number) {
     this.selfAttention = new QFormerAttention(config, scope.at("attention"), config.hidden_size);
-    this.crossAttention =
-      index % config.cross_attention_frequency === 0
-        ? new QFormerAttention(config, scope.at("crossattention"), config.encoder_hidden_size)
-        : undefined;
+    this.crossAttention = crossAttentionLayers(config).includes(index)
+      ? new QFormerAttention(config, scope.at("crossattention"), config.encoder_hidden_size)
+      : undefined;
     this.queryFeedForward = new FeedForward(config, scope, "_query");
     this.textFeedForward = config.use_qformer_text_input ? new FeedForward(config, scope, "") : undefined;
   }
@@ -135,6 +141,7 @@ class QFormerLayer {
     image: KeyValues | undefined,
     mask: Tensor | undefined,
     dropout: Dropout,
+    observe?: (probabilities: Tensor) => void,
   ): Tensor {
     const attended = this.selfAttention.forward(x, keyValues, mask, dropout);
     if (queries === 0) return this.text(attended, dropout);
@@ -142,7 +149,7 @@ class QFormerLayer {
     if (this.crossAttention !== undefined) {
       if (image === undefined)
         throw new InternalError("Q-Former: queries need the keys and values of an image");
-      query = this.crossAttention.forward(query, image, undefined, dropout);
+      query = this.crossAttention.forward(query, image, undefined, dropout, observe);
     }
     const queryOut = this.queryFeedForward.forward(query, dropout);
     const rest = subtractDims(x.shape[1]!, queries);
@@ -162,6 +169,17 @@ class QFormerLayer {
 /** Keys and values of an image in each layer that has cross-attention, by layer index. */
 export type ImageKeyValues = ReadonlyMap<number, KeyValues>;
 
+/** Is shown what the queries of a layer look at, as the graph is built: float32 [B, H, Q, P]. */
+export type CrossAttentionObserver = (layer: number, probabilities: Tensor) => void;
+
+/** The layers in which queries look at the image. */
+export function crossAttentionLayers(
+  config: Pick<QFormerConfig, "num_hidden_layers" | "cross_attention_frequency">,
+): number[] {
+  const all = Array.from({ length: config.num_hidden_layers }, (_, i) => i);
+  return all.filter((i) => i % config.cross_attention_frequency === 0);
+}
+
 export interface QFormerInputs {
   /** Query embeddings [B, Q, D]; absent in a text-only run. */
   readonly queries?: Tensor;
@@ -179,6 +197,7 @@ export interface QFormerInputs {
    */
   readonly leading?: number;
   readonly dropout?: Dropout;
+  readonly observe?: CrossAttentionObserver | undefined;
 }
 
 export interface QFormerOutput {
@@ -215,7 +234,7 @@ export class QFormer {
   }
 
   forward(inputs: QFormerInputs): QFormerOutput {
-    const { queries, text, image, mask, past, leading, dropout = noDropout } = inputs;
+    const { queries, text, image, mask, past, leading, dropout = noDropout, observe } = inputs;
     const parts = [queries, text].filter((part) => part !== undefined);
     if (parts.length === 0) throw new InternalError("Q-Former: needs queries, text or both");
     const queryCount = queries === undefined ? 0 : Number(queries.shape[1]);
@@ -236,7 +255,8 @@ export class QFormer {
       const isLast = i === this.layers.length - 1;
       const asked = isLast && leading !== undefined ? ops.slice(x, 1, 0, leading) : x;
       const rows = isLast ? leadingRows(mask, leading) : mask;
-      x = layer.forward(asked, queryCount, keyValues, image?.get(i), rows, dropout);
+      const observeLayer = observe && ((probabilities: Tensor) => observe(i, probabilities));
+      x = layer.forward(asked, queryCount, keyValues, image?.get(i), rows, dropout, observeLayer);
     }
     return { lastHiddenState: x, present };
   }

@@ -27,6 +27,8 @@ export interface AttentionOptions {
   readonly mask?: Tensor | undefined;
   readonly dropout?: Dropout;
   readonly dropoutRate?: number;
+  /** Is shown the probabilities before dropout, [B, H, T, S], as the graph is built: to output or differentiate them. */
+  readonly observe?: ((probabilities: Tensor) => void) | undefined;
 }
 
 /**
@@ -37,6 +39,8 @@ export function attention(query: Tensor, { key, value }: KeyValues, options: Att
   const size = query.shape.at(-1) as number;
   const scores = ops.matmul(query, key, { transB: true, alpha: options.scale ?? size ** -0.5 });
   const masked = options.mask === undefined ? scores : ops.add(scores, options.mask);
-  const weights = (options.dropout ?? noDropout).apply(ops.softmax(masked), options.dropoutRate ?? 0);
+  const probabilities = ops.softmax(masked);
+  options.observe?.(probabilities);
+  const weights = (options.dropout ?? noDropout).apply(probabilities, options.dropoutRate ?? 0);
   return mergeHeads(ops.matmul(weights, value));
 }

@@ -9,7 +9,9 @@ import { InterruptedError, UserError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
 import { loadImage, type ImageSource } from "../images/load-image.js";
 import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
+import type { ImageAttention, MatchingAttention } from "../models/attention-maps.js";
 import { retrievalConfig, type RetrievalConfig } from "../models/blip-2-retrieval.js";
+import { imageAttention } from "../models/cross-attention.js";
 import { sizedVision } from "../models/picture-size.js";
 import { floats, integers, requireDims, withoutImageTokens, type RawTensor } from "../raw-tensors.js";
 import { loadTokenizer, type EncodedBatch, type TextTokenizer } from "../text/tokenizer.js";
@@ -202,6 +204,47 @@ export class Blip2Retriever {
       part.forEach((_, i) => rows.push((data as Float32Array).slice(i * width, (i + 1) * width)));
     }
     return rows;
+  }
+
+  /**
+   * Where the queries look in a picture without a text: the probabilities of the Q-Former's cross-attention. See
+   * `attentionMaps` for maps of them, and `drawAttention` for a picture.
+   */
+  async attention(
+    image: ImageSource | EncodedImage,
+    options: RetrieverRunOptions = {},
+  ): Promise<ImageAttention> {
+    checkRetrieverOptions("attention", options);
+    const encoded = await this.encode([image], options.signal);
+    const nothing = int64Tensor([0], [1, 1]);
+    const run = await this.runner.matchingAttention(this.stacked(encoded), nothing, nothing, options.signal);
+    return imageAttention(this.config, run.probabilities);
+  }
+
+  /**
+   * Where the queries look when they see the text as well, and how much each place speaks for a match: see
+   * `matchingMaps`. At every precision with the Q-Former's weights as published.
+   */
+  async matchingAttention(
+    image: ImageSource | EncodedImage,
+    text: string,
+    options: RetrieverRunOptions = {},
+  ): Promise<MatchingAttention> {
+    checkRetrieverOptions("matchingAttention", options);
+    const { inputIds, attentionMask } = this.tokens([text]);
+    const encoded = await this.encode([image], options.signal);
+    const { probabilities, gradients, logits } = await this.runner.matchingAttention(
+      this.stacked(encoded),
+      inputIds,
+      attentionMask,
+      options.signal,
+    );
+    return {
+      ...imageAttention(this.config, probabilities),
+      text,
+      gradients: gradients.data as Float32Array,
+      ...matchOf(logits, 0),
+    };
   }
 
   /** One pass on tensors, for those who want the numbers of transformers' class. */

@@ -50,6 +50,8 @@ const schemas = {
   encodeImages: z.strictObject({ signal }),
   embedImages: z.strictObject({ signal }),
   embedTexts: z.strictObject({ signal }),
+  attention: z.strictObject({ signal }),
+  matchingAttention: z.strictObject({ signal }),
   forward: z.strictObject({
     pixelValues: anything,
     inputIds: anything,

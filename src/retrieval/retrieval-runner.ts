@@ -10,6 +10,7 @@ import type { TensorFile } from "../checkpoints/safetensors.js";
 import { input, ops, type Device, type Program, type Tensor } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
+import { CrossAttentionRecord } from "../models/cross-attention.js";
 import { buildRetrieval, isUnusedRetrievalTensor, type RetrievalConfig } from "../models/blip-2-retrieval.js";
 import { openFrozenWeights, type LoadingHooks } from "../models/frozen-weights.js";
 import type { Precision } from "../models/precision.js";
@@ -25,16 +26,30 @@ export interface RetrievalRunnerOptions extends LoadingHooks {
   readonly precision: Precision;
 }
 
+/** What the queries look at, and what of it speaks for a match. */
+export interface MatchingRun {
+  /** [B, L, H, Q, P] */
+  readonly probabilities: HostTensor;
+  /** Of the logits for a match, [B, L, H, Q, P]. */
+  readonly gradients: HostTensor;
+  /** [B, C] */
+  readonly logits: HostTensor;
+}
+
 /** Runs under way at once do not share slots. */
 let runs = 0;
 
 export class RetrievalRunner {
+  private attending: Promise<Program> | undefined;
+
   private constructor(
     readonly config: RetrievalConfig,
     private readonly device: Device,
     private readonly vision: Program,
     private readonly joint: Program,
     private readonly text: Program,
+    /** Attention is seldom asked for: its program is made when it is. */
+    private readonly compileAttention: () => Promise<Program>,
   ) {}
 
   /**
@@ -81,12 +96,36 @@ export class RetrievalRunner {
       const weights = await open([...parameters.shapes.keys()].filter(wanted));
       return device.compile(outputs, { weights, onNotice: hooks.onNotice });
     };
+    const compileAttention = async (): Promise<Program> => {
+      const record = new CrossAttentionRecord();
+      const [rowIds, rowMask] = [input("ids", "int64", ["B", "T"]), input("mask", "int64", ["B", "T"])];
+      const seen = model.branch.imageKeyValues(features);
+      const run = model.matching(seen, rowIds, rowMask, undefined, record.observe);
+      const match = ops.select(run.logits, 1, Number(run.logits.shape[1]) - 1);
+      // There is no gradient through quantised matrices.
+      const published = await openFrozenWeights(file, {
+        precision: "fp32",
+        tiedHead: false,
+        ignored,
+        onNotice: hooks.onNotice,
+      });
+      const names = [...parameters.shapes.keys()].filter((name) => isNorm(name) || !isVision(name));
+      return device.compile(
+        {
+          probabilities: record.probabilities(),
+          gradients: record.gradients(match),
+          logits: run.logits,
+        },
+        { weights: await published(names), onNotice: hooks.onNotice },
+      );
+    };
     return new RetrievalRunner(
       config,
       device,
       await compile(visionOutputs, isVision),
       await compile(jointOutputs, (name) => isNorm(name) || !isVision(name)),
       await compile(textOutputs, isText),
+      compileAttention,
     );
   }
 
@@ -136,6 +175,23 @@ export class RetrievalRunner {
   ): Promise<HostTensor> {
     const { logits } = await this.joint.run({ features, picture, ids, mask }, { signal });
     return logits!;
+  }
+
+  /**
+   * The joint run with its cross-attention, always with the weights as published. features: [B, P, D_img]; ids, mask:
+   * [B, T]. Where the mask is zero everywhere, the queries look as they do without a text.
+   */
+  async matchingAttention(
+    features: HostTensor,
+    ids: HostTensor,
+    mask: HostTensor,
+    signal?: AbortSignal,
+  ): Promise<MatchingRun> {
+    this.attending ??= this.compileAttention();
+    const { probabilities, gradients, logits } = await (
+      await this.attending
+    ).run({ features, ids, mask }, { signal });
+    return { probabilities: probabilities!, gradients: gradients!, logits: logits! };
   }
 }
 

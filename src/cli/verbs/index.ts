@@ -6,6 +6,7 @@ export const verbs: { readonly [name: string]: () => Promise<Verb> } = {
   ask: async () => (await import("./ask.js")).ask,
   chat: async () => (await import("./chat.js")).chat,
   match: async () => (await import("./match.js")).match,
+  attend: async () => (await import("./attend.js")).attend,
   scenes: async () => (await import("./scenes.js")).scenes,
   train: async () => (await import("./train.js")).train,
   evaluate: async () => (await import("./evaluate.js")).evaluate,
