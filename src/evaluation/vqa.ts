@@ -25,7 +25,10 @@ export interface Answerer<View extends AsyncDisposable = AsyncDisposable> {
   readonly config: { readonly text_config: { readonly model_type: string } };
   look(image: string, options: { readonly signal?: AbortSignal | undefined }): Promise<View>;
   generateBatch(
-    options: GenerateSettings & { readonly images: readonly NoInfer<View>[]; readonly prompts: readonly string[] },
+    options: GenerateSettings & {
+      readonly images: readonly NoInfer<View>[];
+      readonly prompts: readonly string[];
+    },
   ): Answers;
   generateWithoutPicture(
     options: GenerateSettings & {
@@ -63,67 +66,86 @@ export interface VqaPrediction {
 
 const questionsAtOnce = 16;
 
-type Ask = (
-  part: readonly PictureQuestion[],
-  prompts: readonly string[],
-  settings: GenerateSettings,
-) => Answers;
+/** A way of asking; it may hold what has to be freed at the end. */
+interface Asking extends AsyncDisposable {
+  ask(part: readonly PictureQuestion[], prompts: readonly string[], settings: GenerateSettings): Answers;
+}
 
-/** Asks about pictures; each is looked at once, while questions about it stand side by side. */
-async function askingPictures<View extends AsyncDisposable>(
-  model: Answerer<View>,
-  questions: readonly PictureQuestion[],
-  { data, split }: VqaEvaluation,
-): Promise<Ask> {
-  const files = await readPicturesOf(questions, data, split);
-  let views = new Map<number, View>();
-  return async (part, prompts, settings) => {
-    const { signal } = settings;
-    const seen = new Map<number, View>();
-    for (const { imageId } of part) {
-      if (!seen.has(imageId))
-        seen.set(imageId, views.get(imageId) ?? (await model.look(files.get(imageId)!, { signal })));
+/** Asks about pictures. Each is looked at once, if questions about it stand side by side. */
+class AskingPictures<View extends AsyncDisposable> implements Asking {
+  private views = new Map<number, View>();
+
+  /** @param files by picture id */
+  constructor(
+    private readonly model: Answerer<View>,
+    private readonly files: ReadonlyMap<number, string>,
+  ) {}
+
+  async ask(
+    part: readonly PictureQuestion[],
+    prompts: readonly string[],
+    settings: GenerateSettings,
+  ): Answers {
+    const wanted = new Set(part.map(({ imageId }) => imageId));
+    for (const [id, view] of this.views) {
+      if (wanted.has(id)) continue;
+      this.views.delete(id);
+      await view[Symbol.asyncDispose]();
     }
-    for (const [id, view] of views) if (!seen.has(id)) await view[Symbol.asyncDispose]();
-    views = seen;
-    return model.generateBatch({
-      ...settings,
-      prompts,
-      images: part.map(({ imageId }) => seen.get(imageId)!),
-    });
+    for (const id of wanted) {
+      if (this.views.has(id)) continue;
+      this.views.set(id, await this.model.look(this.files.get(id)!, { signal: settings.signal }));
+    }
+    const images = part.map(({ imageId }) => this.views.get(imageId)!);
+    return this.model.generateBatch({ ...settings, images, prompts });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const view of this.views.values()) await view[Symbol.asyncDispose]();
+    this.views.clear();
+  }
+}
+
+/** Asks without pictures. */
+function askingText(
+  model: Pick<Answerer, "generateWithoutPicture">,
+  descriptions?: ReadonlyMap<number, string>,
+): Asking {
+  return {
+    ask: (part, prompts, settings) =>
+      model.generateWithoutPicture({
+        ...settings,
+        prompts,
+        descriptions: descriptions && part.map(({ imageId }) => descriptions.get(imageId)!),
+      }),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 }
 
-/** Asks about written descriptions, closed by a stop as in the text that the scenes' language models learn from. */
-async function askingDescriptions(
-  model: Answerer,
+/**
+ * What the pictures of questions show, by picture id: closed by a stop, as in the text that the language models of the scenes
+ * world learn from, and the same each time.
+ */
+async function descriptionsOf(
   questions: readonly PictureQuestion[],
   { data, split }: VqaEvaluation,
-): Promise<Ask> {
+): Promise<ReadonlyMap<number, string>> {
   const scenes = await readScenes(data, split);
-  const missing = new Set(questions.map(({ imageId }) => imageId).filter((id) => !scenes.has(id)));
-  if (missing.size > 0) {
-    const some = [...missing].slice(0, 5).join(", ");
+  const ids = [...new Set(questions.map(({ imageId }) => imageId))];
+  const missing = ids.filter((id) => !scenes.has(id));
+  if (missing.length > 0) {
     throw new UserError(
-      `${data}/scenes_${split}.json: ${missing.size} pictures have questions but no scene to describe: ${some}`,
+      `${data}/scenes_${split}.json: ${missing.length} pictures have questions but no scene to describe: ` +
+        missing.slice(0, 5).join(", "),
     );
   }
-  const descriptions = new Map(
-    [...scenes].map(([id, scene]) => {
+  return new Map(
+    ids.map((id) => {
       // Records hold plain strings; describing them writes them down and nothing more.
-      const description = describe(
-        scene as Pick<Scene, "background" | "objects">,
-        new Random("vqa", split, id),
-      );
-      return [id, `${description} .`];
+      const scene = scenes.get(id) as Pick<Scene, "background" | "objects">;
+      return [id, `${describe(scene, new Random("vqa", split, id))} .`];
     }),
   );
-  return (part, prompts, settings) =>
-    model.generateWithoutPicture({
-      ...settings,
-      prompts,
-      descriptions: part.map(({ imageId }) => descriptions.get(imageId)!),
-    });
 }
 
 /** Questions about a picture side by side, pictures in the order in which they come first. */
@@ -147,18 +169,17 @@ export async function evaluateVqa<View extends AsyncDisposable>(
   const questions = byPicture((await readQuestionSet(data, split)).slice(0, limit));
   const usual = answerSettings(languageModel);
   const settings = { ...usual, ...(beams !== undefined && { numBeams: beams }), signal };
-  const askings: { readonly [G in Given]: () => Promise<Ask> } = {
-    picture: () => askingPictures(model, questions, options),
-    nothing: () =>
-      Promise.resolve((_, prompts, asked) => model.generateWithoutPicture({ ...asked, prompts })),
-    description: () => askingDescriptions(model, questions, options),
+  const askings: { readonly [G in Given]: () => Promise<Asking> } = {
+    picture: async () => new AskingPictures(model, await readPicturesOf(questions, data, split)),
+    nothing: () => Promise.resolve(askingText(model)),
+    description: async () => askingText(model, await descriptionsOf(questions, options)),
   };
-  const ask = await askings[given]();
+  await using asking = await askings[given]();
   const predictions: VqaPrediction[] = [];
   for (let from = 0; from < questions.length; from += questionsAtOnce) {
     const part = questions.slice(from, from + questionsAtOnce);
     const prompts = part.map(({ question }) => questionPrompt(promptFormat, question));
-    const found = await ask(part, prompts, settings);
+    const found = await asking.ask(part, prompts, settings);
     for (const [i, { id, imageId, question, type, answers }] of part.entries()) {
       const answer = found[i]!.text;
       predictions.push({
