@@ -90,7 +90,9 @@ export class Blip2Runner {
     const hooks = { signal, onProgress, onNotice };
     // A T5 whose checkpoint has a head does not use the word table as one.
     const tiedHead = !(languageModel instanceof T5 && file.tensors.has("language_model.lm_head.weight"));
-    const open = await openFrozenWeights(file, { precision, tiedHead, ignored, ...hooks });
+    // A name that may stand for an unread copy can be that of the one tensor that is read.
+    const unread = (name: string): boolean => ignored(name) && !parameters.shapes.has(name);
+    const open = await openFrozenWeights(file, { precision, tiedHead, ignored: unread, ...hooks });
     const weights = (wanted: (name: string) => boolean): Promise<FrozenWeights> => {
       if (signal?.aborted) throw new InterruptedError("stopped on request");
       return open([...parameters.shapes.keys()].filter(wanted));

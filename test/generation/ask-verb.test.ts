@@ -7,6 +7,7 @@ import { Blip2 } from "../../src/index.js";
 import { runCommandLine } from "../../src/cli/run.js";
 import { blip2, Captured } from "../cli/captured.js";
 import { temporaryFolder, writeTinyModel } from "./tiny-model.js";
+import { writeTinyT5 } from "./tiny-t5.js";
 
 let root: string;
 let picture: string;
@@ -139,7 +140,7 @@ describe("blip2 chat", () => {
     expect([code, stderr]).toEqual([0, ""]);
     const found = lines(stdout);
     expect(found.map(({ question }) => question)).toEqual(["what is this?", "is it red?"]);
-    expect(Object.keys(found[0]!)).toEqual(["image", "question", "answer", "logProbability"]);
+    expect(Object.keys(found[0]!)).toEqual(["image", "question", "answer", "logProbability", "forgotten"]);
     const alone = await blip2([...words, "--json"], { stdin: typed("is it red?") });
     expect(lines(alone.stdout)[0]!["logProbability"]).not.toBe(found[1]!["logProbability"]);
     const plain = await blip2(words, { stdin: typed("what is this?\nis it red?\n") });
@@ -152,9 +153,39 @@ describe("blip2 chat", () => {
       stdin,
     });
     expect(code).toBe(0);
-    expect(lines(stdout)).toHaveLength(9);
-    expect(stderr).toContain("the model's positions are used up; ");
+    const forgotten = lines(stdout).map((line) => line["forgotten"] as number);
+    expect(forgotten).toHaveLength(9);
+    expect(forgotten[0]).toBe(0);
+    expect(forgotten.at(-1)).toBeGreaterThan(0);
+    expect(forgotten).toEqual(forgotten.toSorted((a, b) => a - b));
+    expect(stderr).toContain("the context of 64 tokens is used up; ");
     expect(stderr).toMatch(/oldest turns? ha(s|ve) been left out/);
+  });
+
+  it("keeps to the context that is given, with T5 too", async () => {
+    const t5 = ["--model", await writeTinyT5(join(root, "tiny-t5"))];
+    const talk = (words: readonly string[], ...options: string[]) =>
+      blip2(["chat", picture, ...words, ...short, "--json", ...options], {
+        stdin: typed("what is this?\na red star?\ntwo cats?\n"),
+      });
+    for (const words of [modelWords, t5]) {
+      const usual = await talk(words);
+      expect([usual.code, usual.stderr]).toEqual([0, ""]);
+      expect(lines(usual.stdout).map((line) => line["forgotten"])).toEqual([0, 0, 0]);
+      const least = await talk(words, "--context", "1");
+      expect([least.code, least.stdout]).toEqual([1, ""]);
+      const need = /needs a context of (\d+) tokens, the chat has 1;/.exec(least.stderr)![1]!;
+      // Room for any of the questions, hardly for turns.
+      const narrow = await talk(words, "--context", String(Number(need) + 8));
+      expect(narrow.code).toBe(0);
+      expect(lines(narrow.stdout).at(-1)!["forgotten"]).toBeGreaterThan(0);
+      expect(narrow.stderr).toContain(`the context of ${Number(need) + 8} tokens is used up; `);
+    }
+    const beyond = await talk(modelWords, "--context", "65");
+    expect([beyond.code, beyond.stderr]).toEqual([
+      1,
+      "blip2: chat: context is 65, the model has 64 positions; give at most these\n",
+    ]);
   });
 
   it("streams to a person, and ends with the input", async () => {
@@ -194,7 +225,7 @@ describe("blip2 chat", () => {
   it("ends with a sentence where it cannot go on", async () => {
     const long = await blip2(["chat", picture, ...modelWords], { stdin: typed(`${"cat ".repeat(80)}\n`) });
     expect([long.code, long.stdout]).toEqual([1, ""]);
-    expect(long.stderr).toContain("leaves room for 0 new ones");
+    expect(long.stderr).toContain("tokens, the chat has 64; ask in fewer words");
     const missing = await blip2(["chat", join(root, "missing.png"), ...modelWords]);
     expect([missing.code, missing.stderr]).toEqual([1, expect.stringContaining("does not exist")]);
   });
