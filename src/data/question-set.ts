@@ -6,7 +6,7 @@ import { UserError } from "../errors.js";
 import { readJson } from "./caption-set.js";
 
 /** People per question in VQAv2. */
-export const ANSWERS_PER_QUESTION = 10;
+const ANSWERS_PER_QUESTION = 10;
 
 const questionsSchema = z.object({
   questions: z.array(

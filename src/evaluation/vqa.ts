@@ -15,8 +15,7 @@ import type { TrainingHooks } from "../training/trainer.js";
 import { accuracies, constantAccuracies, vqaAccuracy } from "./vqa-accuracy.js";
 
 /** What stands before the question. */
-export const givens = ["picture", "nothing", "description"] as const;
-export type Given = (typeof givens)[number];
+export type Given = "picture" | "nothing" | "description";
 
 type Answers = Promise<readonly { readonly text: string }[]>;
 

@@ -1,7 +1,8 @@
 /**
  * An encoder-decoder language model, as two programs: the encoder reads soft prompt and text once and leaves what
  * the decoder's layers look at in the worker; the decoder reads its cache of P positions and T tokens, and yields
- * logits where the caller wants them. Both hold a copy of the word table.
+ * logits where the caller wants them. Both look words up in the table where it lies: mapped from its file it is in memory
+ * once; only a tied head, and a table that cannot be mapped, is a copy of its own.
  *
  * Shapes: B prompts, Q soft positions, L text positions, S = Q + L; N sequences, M sequences of the run before,
  * T new tokens, R wanted positions, E width, V vocabulary, H heads, K head size.

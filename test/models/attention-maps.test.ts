@@ -10,16 +10,18 @@ import {
   type MatchingAttention,
 } from "../../src/models/attention-maps.js";
 
+const rows = (layers: readonly number[][]) => Float32Array.from(layers.flat());
+
 // Two layers, two heads, two queries, a class position and a grid of 1 x 2. Binary fractions, so that sums are exact.
 const attention: MatchingAttention = {
-  probabilities: Float32Array.of(
-    ...[0.5, 0.25, 0.25, /**/ 0, 1, 0, /* head 1 */ 0, 0.5, 0.5, /**/ 1, 0, 0],
-    ...[0.25, 0.25, 0.5, /**/ 0, 0, 1, /* head 1 */ 0.25, 0, 0.75, /**/ 0.5, 0.5, 0],
-  ),
-  gradients: Float32Array.of(
-    ...[1, 2, -4, /**/ 1, -1, 1, /* head 1 */ 8, -1, 4, /**/ -1, 1, 1],
-    ...[4, 0, 2, /**/ 1, 1, -2, /* head 1 */ -1, 1, 4, /**/ -2, -8, 1],
-  ),
+  probabilities: rows([
+    [0.5, 0.25, 0.25, /**/ 0, 1, 0, /* head 1 */ 0, 0.5, 0.5, /**/ 1, 0, 0],
+    [0.25, 0.25, 0.5, /**/ 0, 0, 1, /* head 1 */ 0.25, 0, 0.75, /**/ 0.5, 0.5, 0],
+  ]),
+  gradients: rows([
+    [1, 2, -4, /**/ 1, -1, 1, /* head 1 */ 8, -1, 4, /**/ -1, 1, 1],
+    [4, 0, 2, /**/ 1, 1, -2, /* head 1 */ -1, 1, 4, /**/ -2, -8, 1],
+  ]),
   dims: [2, 2, 2, 3],
   layers: [0, 3],
   grid: { rows: 1, columns: 2, covered: 0.75 },

@@ -67,7 +67,9 @@ describe.each(cases)("attention of %s/%s", async (group, name) => {
       const attention = {
         ...imageAttention(config, row(found.probabilities)),
         gradients: row(found.gradients).data as Float32Array,
-        ...{ text: "", itmLogit: 0, itmProbability: 0 },
+        text: "",
+        itmLogit: 0,
+        itmProbability: 0,
       };
       const [, , queryCount, positions] = attention.dims;
       for (const [index, layer] of attention.layers.entries()) {
