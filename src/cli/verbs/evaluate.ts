@@ -8,6 +8,7 @@ const tasks = {
   vision: ["split", "towers"],
   "language-model": ["out"],
   stage1: ["split"],
+  retrieval: ["split", "captions", "rerank", "precision"],
 } as const;
 type Task = keyof typeof tasks;
 const taskNames = Object.keys(tasks) as Task[];
@@ -24,7 +25,7 @@ export const evaluate = defineVerb({
     split: {
       type: "enum",
       choices: ["train", "validation", "test", "compositional"],
-      help: "pictures to measure on (caption, vision, stage1); test if not given",
+      help: "pictures to measure on (caption, vision, stage1, retrieval); test if not given",
     },
     limit: { type: "integer", min: 1, help: "measure on the first N samples only" },
     beams: {
@@ -36,6 +37,16 @@ export const evaluate = defineVerb({
       type: "string",
       value: "FOLDER",
       help: "the towers that were trained beside the model (vision)",
+    },
+    captions: {
+      type: "integer",
+      min: 1,
+      help: "captions of each picture that take part, from its first (retrieval); all if not given",
+    },
+    rerank: {
+      type: "integer",
+      min: 1,
+      help: "rank the best N of each list again by the matching head (retrieval)",
     },
     out: {
       type: "string",
@@ -66,9 +77,13 @@ export const evaluate = defineVerb({
     "test itc image to text recall@1": "stage1: by the contrastive similarity; the other way likewise",
     "test itm accuracy":
       "stage1: right decisions on true pairs and pairs with another text; with the hardest texts likewise",
+    "itc image to text recall@1":
+      "retrieval: a right text first for a picture, by the contrastive similarity; also @5, @10 and text to image",
+    "itm image to text recall@1": "retrieval: the same once the best were ranked again (key rerank)",
   },
   examples: [
     "blip2 evaluate caption --model runs/stage2/model --data runs/scenes --split compositional",
+    "blip2 evaluate retrieval --model models/scenes-retrieval --data runs/scenes --rerank 16",
     "blip2 evaluate vision --model runs/vision/model --towers runs/vision/towers --data runs/scenes",
   ],
 
@@ -82,12 +97,14 @@ export const evaluate = defineVerb({
       limit,
       beams,
       towers,
+      captions,
+      rerank,
       out,
       precision,
       threads,
     } = options;
     const applies: readonly string[] = tasks[task];
-    const idle = (["split", "beams", "towers", "out", "precision"] as const).filter(
+    const idle = (["split", "beams", "towers", "captions", "rerank", "out", "precision"] as const).filter(
       (option) => options[option] !== undefined && !applies.includes(option),
     );
     if (idle.length > 0) {
@@ -137,6 +154,10 @@ export const evaluate = defineVerb({
       case "stage1": {
         const { evaluateStage1 } = await import("../../evaluation/stage-1.js");
         return output.record(await evaluateStage1({ ...common, split }));
+      }
+      case "retrieval": {
+        const { evaluateRetrieval } = await import("../../evaluation/retrieval.js");
+        return output.record(await evaluateRetrieval({ ...common, split, captions, rerank, precision }));
       }
     }
   },
