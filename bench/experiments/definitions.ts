@@ -23,8 +23,10 @@ const stage2 = (overrides: StageDefinition["overrides"]): StageDefinition => ({
   overrides: { stage1: "models/scenes-retrieval", steps: 600, ...overrides },
 });
 
-const opt = { languageModel: "runs/language-model-rare/model" };
-const t5 = { languageModel: "runs/t5/model" };
+/** Both families read the same texts. */
+const texts = { statements: 4, maxTextLength: 64 };
+const opt = { languageModel: "runs/language-model-statements/model", ...texts };
+const t5 = { languageModel: "runs/t5/model", ...texts };
 
 const bundled = [
   { name: "opt", label: "OPT", model: "models/scenes-opt" },

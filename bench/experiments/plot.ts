@@ -54,7 +54,8 @@ const bottom = size.height - size.bottom;
 export function plotSvg(title: string, panels: readonly Panel[]): string | undefined {
   const drawn = panels.filter(({ series }) => series.some(({ points }) => points.length > 0));
   if (drawn.length === 0) return undefined;
-  const labels = [...new Set(drawn.flatMap(({ series }) => series.map(({ label }) => label)))];
+  const shown = drawn.flatMap(({ series }) => series.filter(({ points }) => points.length > 0));
+  const labels = [...new Set(shown.map(({ label }) => label))];
   const across = Math.min(columns, drawn.length);
   const width = 2 * margin + across * size.width;
   const perRow = across * 2;

@@ -53,6 +53,8 @@ export interface RunnerOptions {
   readonly signal?: AbortSignal | undefined;
   /** Is told in words how it goes. */
   readonly say: (line: string) => void;
+  /** How often it is told how far a training is. Milliseconds. */
+  readonly tellEvery?: number;
 }
 
 /** Lines that a training's log is cut down to before it is committed. */
@@ -361,9 +363,10 @@ export class Runner {
     piece: Piece,
     what: string,
   ): (report: { step: number; total: number; detail: string }) => void {
+    const { tellEvery = 15_000 } = this.options;
     let told = performance.now();
     return ({ step, total, detail }) => {
-      if (performance.now() - told < 15_000) return;
+      if (performance.now() - told < tellEvery) return;
       told = performance.now();
       this.say(piece, `${what} ${step}/${total} ${detail}`);
     };

@@ -57,6 +57,18 @@ function armTable(
 
 const named = (arms: readonly ArmData[], name: string): ArmData => arms.find((arm) => arm.name === name)!;
 
+/** What stage 2 learnt from: captions, and statements about the picture if there were any. */
+function textsOf(arms: readonly ArmData[]): string {
+  const counts = arms.flatMap((arm) => {
+    const config = arm.isEmpty ? undefined : (arm.config()["stage2"] as { statements?: number } | undefined);
+    return config === undefined ? [] : [config.statements ?? 0];
+  });
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  if (most === 0) return "captions alone";
+  const number = least === most ? String(most) : `${least} to ${most}`;
+  return `captions, each with ${number} statements about the picture, and on no question`;
+}
+
 const twoStages: Describe = (arms, measured) => {
   const families = ["opt", "t5"].map(
     (name) => [named(arms, `${name}-both`), named(arms, `${name}-alone`)] as const,
@@ -85,7 +97,7 @@ const twoStages: Describe = (arms, measured) => {
       },
     ],
     body: [
-      `Each run is one stage 2 of the same number of steps, on captions alone. "Stage 1 first" begins with the bundled Q-Former after stage 1, which is the same for all seeds; "alone" draws queries and Q-Former anew. Captions are of ${measured.captions} test pictures, VQA is of ${measured.questions} questions about test pictures, which no training saw.`,
+      `Each run is one stage 2 of the same number of steps, on ${textsOf(arms)}. "Stage 1 first" begins with the bundled Q-Former after stage 1, which is the same for all seeds; "alone" draws queries and Q-Former anew. Captions are of ${measured.captions} test pictures, VQA is of ${measured.questions} questions about test pictures, which no training saw.`,
       armTable(arms, measures),
       list(compared.flat().map((one) => one?.sentence)),
       "Over the steps (zero-shot VQA, best earlier step against the last):",
