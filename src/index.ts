@@ -11,6 +11,7 @@ export {
   type GeneratedText,
   type GenerateBatchOptions,
   type GenerateOptions,
+  type GenerateWithoutPictureOptions,
   type LoadOptions,
   type StreamOptions,
 } from "./generation/blip-2.js";

@@ -2,6 +2,7 @@
 import { fileURLToPath } from "node:url";
 import { UserError } from "../errors.js";
 import type { GenerateOptions } from "../index.js";
+import { modelOptions, precisionOption } from "./model-option.js";
 import type { Arguments, Options } from "./options.js";
 import { packageRoot } from "./package-root.js";
 
@@ -44,6 +45,22 @@ export const generationOptions = {
     help: "of sampling: draw from the most likely words that together have this probability; 1",
   },
   seed: { type: "integer", help: "of sampling: equal seeds give equal texts; 0" },
+} as const satisfies Options;
+
+/** Spread into the options of a verb that puts questions to a model. */
+export const promptFormatOption = {
+  promptFormat: {
+    type: "string",
+    help: 'how a question is put, with {} where it goes; "Question: {} Answer:", for T5 "Question: {} Short answer:"',
+  },
+} as const satisfies Options;
+
+/** All options of the verbs that answer questions about a picture. */
+export const answerOptions = {
+  ...modelOptions,
+  ...precisionOption,
+  ...promptFormatOption,
+  ...generationOptions,
 } as const satisfies Options;
 
 type Given = Partial<Arguments<typeof generationOptions, never>["options"]>;

@@ -1,4 +1,5 @@
 /** `--model` and `--revision` of the verbs that work with a model, and the way from them to its folder. */
+import type { Blip2 } from "../index.js";
 import type { Context } from "./verb.js";
 
 const help = "a folder, or else the name of a model on the Hugging Face hub, which is fetched once";
@@ -45,6 +46,21 @@ export async function modelFolder(
   });
   progress.clear();
   return folder;
+}
+
+/** Loads the BLIP-2 that was named, and shows how that goes. */
+export async function loadBlip2(
+  context: Context,
+  name: string,
+  options: {
+    readonly revision: string | undefined;
+    readonly precision: "fp32" | "int8" | "int4" | undefined;
+    readonly threads?: number | undefined;
+  },
+): Promise<Blip2> {
+  const { Blip2 } = await import("../index.js");
+  const { revision, ...rest } = options;
+  return Blip2.load(await modelFolder(context, name, revision), { ...rest, ...loadingHooks(context) });
 }
 
 /** The options of loading that show on the command line how it goes. */

@@ -3,7 +3,7 @@ import { findModel, type HubOptions } from "../checkpoints/hub.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
 import { Device, input, type Program } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
-import { int64Tensor, type HostTensor } from "../host-tensor.js";
+import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
 import type { ImageSource } from "../images/load-image.js";
 import type { PreprocessConfig } from "../images/preprocess.js";
 import { blip2Config, type Blip2Config } from "../models/blip-2.js";
@@ -25,6 +25,7 @@ import {
   type GenerateSettings,
   type GenerationDefaults,
 } from "./options.js";
+import { paddedPrompt } from "./padded-prompt.js";
 import { questionFormat } from "./questions.js";
 import {
   floats,
@@ -69,6 +70,13 @@ export interface GenerateBatchOptions extends GenerateSettings {
   readonly prompts?: readonly (string | undefined)[] | undefined;
 }
 
+export interface GenerateWithoutPictureOptions extends GenerateSettings {
+  /** What each text goes on from. */
+  readonly prompts: readonly string[];
+  /** One for each prompt: what stands in the place of a picture. Default: nothing stands there. */
+  readonly descriptions?: readonly string[] | undefined;
+}
+
 /** Streams are one text, and come from any search but that with beams, which knows no text before its end. */
 export type StreamOptions = Omit<GenerateOptions, "numBeams" | "numReturnSequences"> & {
   readonly numBeams?: 1 | undefined;
@@ -79,8 +87,16 @@ export interface ChatOptions {
   readonly image: ImageSource | ImageView;
   /** How a question is put, with `{}` where it goes. Default: the paper's for this kind of language model. */
   readonly format?: string | undefined;
+  /**
+   * The oldest turns are left out so that a question with all before it takes at most so many tokens, counted as
+   * `contextLength` does. Default: the model's positions; for T5, which has no limit of its own, 512.
+   */
+  readonly context?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
+
+/** T5's positions are relative; it was trained on so many tokens at once (Raffel et al. 2020, section 3.1.2). */
+const t5Context = 512;
 
 export interface GeneratedText {
   /** Without the prompt, special tokens, stop strings and white space at its ends. */
@@ -191,7 +207,7 @@ export class Blip2 {
   async generate(options: GenerateOptions): Promise<Generated> {
     checkOptions("generate", options);
     const { image, prompt, ...settings } = options;
-    const [generated] = await this.search("generate", [image], [prompt], settings);
+    const [generated] = await this.searchFor("generate", [image], [prompt], settings);
     return generated!;
   }
 
@@ -207,7 +223,27 @@ export class Blip2 {
         `generateBatch: ${images.length} images need as many prompts, got ${prompts.length}`,
       );
     }
-    return this.search("generateBatch", images, prompts ?? images.map(() => prompt), settings);
+    return this.searchFor("generateBatch", images, prompts ?? images.map(() => prompt), settings);
+  }
+
+  /**
+   * What the language model writes that sees no picture: behind its start token and the prompt alone, or with
+   * a written description in the place where the soft visual prompt would stand. That is before the start token; with T5,
+   * whose texts have none, both are one text for the encoder.
+   */
+  async generateWithoutPicture(options: GenerateWithoutPictureOptions): Promise<Generated[]> {
+    const call = "generateWithoutPicture";
+    checkOptions(call, options);
+    const { prompts, descriptions, ...settings } = options;
+    if (descriptions !== undefined && descriptions.length !== prompts.length) {
+      throw new UserError(
+        `${call}: ${prompts.length} prompts need as many descriptions, got ${descriptions.length}`,
+      );
+    }
+    const rows = prompts.map((prompt, i) => this.textIds(prompt, descriptions?.[i]));
+    const width = this.runner.decoder.embeddingSize;
+    const nothing = float32Tensor([], [rows.length, 0, width]);
+    return this.search(call, rows, 0, () => Promise.resolve(nothing), settings);
   }
 
   /** A text piece by piece as it comes into being. Leaving the loop ends the work. */
@@ -216,7 +252,12 @@ export class Blip2 {
     const { image, prompt, ...asked } = options;
     const { signal } = asked;
     const [settings, writer] = this.settings("stream", { ...asked, numBeams: 1, numReturnSequences: 1 });
-    const ready = await this.prompt([image], [prompt], settings, signal);
+    const ready = await this.prompt(
+      [this.promptIds(prompt)],
+      ...this.looking([image], signal),
+      settings,
+      signal,
+    );
     let [ids, shown]: [readonly number[], string] = [[], ""];
     for await (const [running] of generationSteps(this.begin(settings), ready, settings, signal)) {
       ids = running!.results[0]!.tokenIds;
@@ -243,16 +284,32 @@ export class Blip2 {
   async chat(options: ChatOptions): Promise<Chat> {
     checkOptions("chat", options);
     const { image, format = questionFormat(this.config.text_config.model_type), signal } = options;
+    const { maximumLength } = this.runner.decoder;
+    const { context = Number.isFinite(maximumLength) ? maximumLength : t5Context } = options;
+    if (context > maximumLength) {
+      throw new UserError(
+        `chat: context is ${context}, the model has ${maximumLength} positions; give at most these`,
+      );
+    }
     const view =
       image instanceof ImageView
         ? new ImageView(this.runner, image.softPromptFor(this.runner))
         : await this.look(image, { signal });
-    return new Chat(this, view, format);
+    return new Chat(this, view, format, context);
+  }
+
+  /**
+   * How many tokens a picture, this prompt and so many new tokens are for the language model. What an
+   * encoder-decoder writes does not count: it stands apart from what it reads.
+   */
+  contextLength(prompt: string, maxNewTokens = this.defaults.settings.maxNewTokens): number {
+    const read = this.config.num_query_tokens + this.promptIds(prompt).length;
+    return this.runner.decoder instanceof EncoderDecoder ? read : read + maxNewTokens;
   }
 
   /** Whether the language model has positions for a picture, this prompt, and so many new tokens. */
-  hasRoomFor(prompt: string, maxNewTokens = this.defaults.settings.maxNewTokens): boolean {
-    return this.roomBehind(this.tokenizer.encode(prompt).length) >= maxNewTokens;
+  hasRoomFor(prompt: string, maxNewTokens?: number): boolean {
+    return this.contextLength(prompt, maxNewTokens) <= this.runner.decoder.maximumLength;
   }
 
   /** One pass through all parts, for those who want the numbers. */
@@ -311,16 +368,28 @@ export class Blip2 {
     return this.close();
   }
 
-  private async search(
+  private searchFor(
     call: string,
     images: readonly (ImageSource | ImageView)[],
     prompts: readonly (string | undefined)[],
     asked: GenerateSettings,
   ): Promise<Generated[]> {
+    const rows = prompts.map((prompt) => this.promptIds(prompt));
+    return this.search(call, rows, ...this.looking(images, asked.signal), asked);
+  }
+
+  /** @param rows, queries, softPrompts as in `prompt`. */
+  private async search(
+    call: string,
+    rows: readonly (readonly number[])[],
+    queries: number,
+    softPrompts: () => Promise<HostTensor>,
+    asked: GenerateSettings,
+  ): Promise<Generated[]> {
     const [settings, writer] = this.settings(call, asked);
-    if (images.length === 0) return [];
+    if (rows.length === 0) return [];
     const { signal } = asked;
-    const prompt = await this.prompt(images, prompts, settings, signal);
+    const prompt = await this.prompt(rows, queries, softPrompts, settings, signal);
     const found = await generateTokens(this.begin(settings), prompt, settings, signal);
     return found.map((sequences) => {
       const texts = sequences.map((sequence) => ({ text: writer.text(sequence.tokenIds), ...sequence }));
@@ -344,51 +413,49 @@ export class Blip2 {
     return this.runner.decoder.begin({ states: contrastive !== undefined });
   }
 
-  /** How many tokens fit behind a picture and a prompt. */
-  private roomBehind(promptLength: number): number {
-    return this.runner.decoder.maximumLength - this.config.num_query_tokens - promptLength;
+  private promptIds(prompt: string | undefined): readonly number[] {
+    return prompt === undefined ? [this.defaults.startId] : this.tokenizer.encode(prompt);
+  }
+
+  private textIds(prompt: string, description: string | undefined): readonly number[] {
+    if (description === undefined) return this.tokenizer.encode(prompt);
+    if (this.runner.decoder instanceof EncoderDecoder)
+      return this.tokenizer.encode(`${description} ${prompt}`);
+    const before = this.tokenizer.encode(description, { addSpecialTokens: false });
+    return [...before, ...this.tokenizer.encode(prompt)];
+  }
+
+  /** Of `prompt`: how many soft positions pictures have, and how they come about. */
+  private looking(
+    images: readonly (ImageSource | ImageView)[],
+    signal: AbortSignal | undefined,
+  ): [queries: number, softPrompts: () => Promise<HostTensor>] {
+    return [this.config.num_query_tokens, () => softPromptsOf(this.runner, images, this.pictures, signal)];
   }
 
   /**
-   * Soft visual prompts, then the prompts' ids, padded as transformers does: on the left, between the two, where the
-   * text goes on; on the right for an encoder, which sees how far apart things are.
+   * What the language model reads: Q soft positions, then the ids of each row.
+   * @param softPrompts -> float32 [B, Q, L]; asked for once it is clear that all has room.
    */
   private async prompt(
-    images: readonly (ImageSource | ImageView)[],
-    prompts: readonly (string | undefined)[],
+    rows: readonly (readonly number[])[],
+    queries: number,
+    softPrompts: () => Promise<HostTensor>,
     settings: SearchSettings,
     signal: AbortSignal | undefined,
   ): Promise<Prompt> {
     if (signal?.aborted) throw new InterruptedError("stopped on request");
-    const rows = prompts.map((prompt) =>
-      prompt === undefined ? [this.defaults.startId] : this.tokenizer.encode(prompt),
-    );
-    const queries = this.config.num_query_tokens;
     const length = Math.max(...rows.map((row) => row.length));
-    const most = this.roomBehind(length);
+    const { maximumLength } = this.runner.decoder;
+    const most = maximumLength - queries - length;
     if (settings.maxNewTokens > most) {
       throw new UserError(
         `generate: the prompt of ${length} tokens leaves room for ${Math.max(0, most)} new ones in the model's ` +
-          `${this.runner.decoder.maximumLength} positions, maxNewTokens is ${settings.maxNewTokens}`,
+          `${maximumLength} positions, maxNewTokens is ${settings.maxNewTokens}`,
       );
     }
-    const { decoderStartId } = this.defaults;
-    const ids = new BigInt64Array(rows.length * length).fill(BigInt(this.defaults.padId));
-    const mask = new BigInt64Array(rows.length * (queries + length));
-    for (const [b, row] of rows.entries()) {
-      const start = decoderStartId === undefined ? length - row.length : 0;
-      for (const [t, id] of row.entries()) ids[b * length + start + t] = BigInt(id);
-      mask.fill(1n, b * (queries + length), b * (queries + length) + queries);
-      const first = b * (queries + length) + queries + start;
-      mask.fill(1n, first, first + row.length);
-    }
-    return {
-      embeddings: await softPromptsOf(this.runner, images, this.pictures, signal),
-      ids: int64Tensor(ids, [rows.length, length]),
-      mask: int64Tensor(mask, [rows.length, queries + length]),
-      softId: this.config.image_token_index ?? undefined,
-      decoderStartId,
-    };
+    const softId = this.config.image_token_index ?? undefined;
+    return paddedPrompt(await softPrompts(), rows, { ...this.defaults, softId });
   }
 
   private async loss(

@@ -1,4 +1,5 @@
 /** Several questions about one picture, each asked behind the ones before and their answers. */
+import { UserError } from "../errors.js";
 import type { Generated, GenerateOptions, StreamOptions } from "./blip-2.js";
 import type { ImageView } from "./image-view.js";
 import { checkOptions, type GenerateSettings } from "./options.js";
@@ -8,8 +9,8 @@ import { questionPrompt, type Turn } from "./questions.js";
 export interface ChatModel {
   generate(options: GenerateOptions): Promise<Generated>;
   stream(options: StreamOptions): AsyncGenerator<string, void, undefined>;
-  /** Whether the model has positions for a prompt and what it may answer. */
-  hasRoomFor(prompt: string, maxNewTokens: number | undefined): boolean;
+  /** How many tokens a picture, a prompt and what may be answered are for the model. */
+  contextLength(prompt: string, maxNewTokens: number | undefined): number;
 }
 
 /** Asks in turn: the next question waits for the answer to the last. */
@@ -17,11 +18,16 @@ export class Chat implements AsyncDisposable {
   private kept: Turn[] = [];
   private dropped = 0;
 
-  /** @param format with `{}` where a question goes. */
+  /**
+   * @param format with `{}` where a question goes.
+   * @param context the most that `contextLength` may come to.
+   */
   constructor(
     private readonly model: ChatModel,
     private readonly view: ImageView,
     private readonly format: string,
+    /** See `ChatOptions`. */
+    readonly context: number,
   ) {
     questionPrompt(format, "");
   }
@@ -31,12 +37,15 @@ export class Chat implements AsyncDisposable {
     return this.kept;
   }
 
-  /** How many of the oldest turns have been left out so far, because the model's positions were used up. */
+  /** How many of the oldest turns have been left out so far, because the context was used up. */
   get forgotten(): number {
     return this.dropped;
   }
 
-  /** The answer to a question, which becomes a turn. Greedy search unless `settings` ask for another. */
+  /**
+   * The answer to a question, which becomes a turn. Greedy search unless `settings` ask for another.
+   * Throws a `UserError` if the context has no room even for this question alone; then no turn is left out.
+   */
   async ask(question: string, settings: GenerateSettings = {}): Promise<Generated> {
     checkOptions("ask", settings);
     const options = this.options(question, settings);
@@ -68,15 +77,24 @@ export class Chat implements AsyncDisposable {
   }
 
   private options<S extends GenerateSettings>(question: string, settings: S) {
-    const promptOf = (): string => questionPrompt(this.format, question, this.kept);
-    while (this.kept.length > 0 && !this.model.hasRoomFor(promptOf(), settings.maxNewTokens)) {
+    const promptBehind = (turns: readonly Turn[]): string => questionPrompt(this.format, question, turns);
+    const lengthBehind = (turns: readonly Turn[]): number =>
+      this.model.contextLength(promptBehind(turns), settings.maxNewTokens);
+    const least = lengthBehind([]);
+    if (least > this.context) {
+      throw new UserError(
+        `ask: the question needs a context of ${least} tokens, the chat has ${this.context}; ` +
+          "ask in fewer words, or allow fewer new tokens or more context",
+      );
+    }
+    while (lengthBehind(this.kept) > this.context) {
       this.kept.shift();
       this.dropped++;
     }
     // Models that go on with a dialogue would write the next question too.
     const next = this.format.slice(0, this.format.indexOf("{}")).trim();
     const stop = settings.stop ?? (next === "" ? undefined : next);
-    return { ...settings, stop, image: this.view, prompt: promptOf() };
+    return { ...settings, stop, image: this.view, prompt: promptBehind(this.kept) };
   }
 
   /** Frees the picture's soft prompt. */

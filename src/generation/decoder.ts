@@ -54,6 +54,11 @@ export class Decoder {
     return this.model.config.max_position_embeddings;
   }
 
+  /** Width of words and soft positions. */
+  get embeddingSize(): number {
+    return this.model.embeddingSize;
+  }
+
   /** Starts a generation with an empty cache. */
   begin({ states = false }: StepperOptions = {}): Stepper {
     return new CachedStepper(this.device, this.program, this.caches, this.emptyCache(), states);

@@ -61,6 +61,11 @@ export class EncoderDecoder {
     return new EncoderDecoder(device, encoder, await device.compile(decoderGraph(model), options), model);
   }
 
+  /** Width of words and soft positions. */
+  get embeddingSize(): number {
+    return this.model.embeddingSize;
+  }
+
   /** Starts a generation. It yields no hidden states, also where they are wanted. */
   begin(_options?: StepperOptions): Stepper {
     return new EncoderDecoderStepper(this.device, this.encoder, this.decoder, this.names, this.emptyCache());

@@ -91,6 +91,11 @@ const schemas = {
     prompts: z.array(z.string().optional()).optional(),
     ...settings,
   }),
+  generateWithoutPicture: z.strictObject({
+    prompts: z.array(z.string()),
+    descriptions: z.array(z.string()).optional(),
+    ...settings,
+  }),
   stream: z.strictObject({
     image: anything,
     prompt: z.string().optional(),
@@ -99,7 +104,12 @@ const schemas = {
     ...streamSettings,
   }),
   look: z.strictObject({ signal: settings.signal }),
-  chat: z.strictObject({ image: anything, format: z.string().optional(), signal: settings.signal }),
+  chat: z.strictObject({
+    image: anything,
+    format: z.string().optional(),
+    context: z.int().min(1).optional(),
+    signal: settings.signal,
+  }),
   ask: z.strictObject(settings),
   forward: z.strictObject({
     pixelValues: anything,

@@ -1,5 +1,5 @@
-import { bundledModel, generationOptions, generationSettings } from "../generation-options.js";
-import { loadingHooks, modelFolder, modelOptions, precisionOption } from "../model-option.js";
+import { answerOptions, bundledModel, generationSettings } from "../generation-options.js";
+import { loadBlip2 } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 export const ask = defineVerb({
@@ -10,18 +10,12 @@ export const ask = defineVerb({
     question: { repeated: true, help: "what to answer, each question for itself" },
   },
   options: {
-    ...modelOptions,
-    ...precisionOption,
-    promptFormat: {
-      type: "string",
-      help: 'how a question is put, with {} where it goes; "Question: {} Answer:", for T5 "Question: {} Short answer:"',
-    },
-    ...generationOptions,
-    maxNewTokens: { ...generationOptions.maxNewTokens, help: "longest answer in tokens; 10" },
-    minNewTokens: { ...generationOptions.minNewTokens, help: "shortest answer in tokens; 1" },
-    beams: { ...generationOptions.beams, help: "width of the beam search, 1 for greedy; 5, with --sample 1" },
+    ...answerOptions,
+    maxNewTokens: { ...answerOptions.maxNewTokens, help: "longest answer in tokens; 10" },
+    minNewTokens: { ...answerOptions.minNewTokens, help: "shortest answer in tokens; 1" },
+    beams: { ...answerOptions.beams, help: "width of the beam search, 1 for greedy; 5, with --sample 1" },
     lengthPenalty: {
-      ...generationOptions.lengthPenalty,
+      ...answerOptions.lengthPenalty,
       help: "of beam search: above 0 favours long answers, below 0 short ones; 0, for T5 -1",
     },
   },
@@ -40,11 +34,9 @@ export const ask = defineVerb({
     const { output, progress, signal } = context;
     const { model: name = bundledModel, revision, precision, promptFormat } = options;
     const settings = generationSettings("ask", options);
-    const { Blip2 } = await import("../../index.js");
     const { answerSettings, questionFormat, questionPrompt } = await import("../../generation/questions.js");
     if (promptFormat !== undefined) questionPrompt(promptFormat, "");
-    const folder = await modelFolder(context, name, revision);
-    await using model = await Blip2.load(folder, { precision, ...loadingHooks(context) });
+    await using model = await loadBlip2(context, name, { revision, precision });
     const languageModel = model.config.text_config.model_type;
     const usual = answerSettings(languageModel);
     const given = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));

@@ -1,6 +1,6 @@
 import { UserError } from "../../errors.js";
 import { bundledModel, generationOptions, generationSettings } from "../generation-options.js";
-import { loadingHooks, modelFolder, modelOptions, precisionOption } from "../model-option.js";
+import { loadBlip2, modelOptions, precisionOption } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 export const caption = defineVerb({
@@ -42,10 +42,8 @@ export const caption = defineVerb({
         { exitCode: 2 },
       );
     }
-    const { Blip2 } = await import("../../index.js");
     const { loadImage } = await import("../../images/load-image.js");
-    const folder = await modelFolder(context, name, revision);
-    await using model = await Blip2.load(folder, { precision, ...loadingHooks(context) });
+    await using model = await loadBlip2(context, name, { revision, precision });
     let failures = 0;
     for (const [step, image] of paths.entries()) {
       progress.update({ label: "caption", step, total: paths.length });

@@ -1,6 +1,6 @@
 import { createInterface } from "node:readline";
-import { bundledModel, generationOptions, generationSettings } from "../generation-options.js";
-import { loadingHooks, modelFolder, modelOptions, precisionOption } from "../model-option.js";
+import { answerOptions, bundledModel, generationSettings } from "../generation-options.js";
+import { loadBlip2 } from "../model-option.js";
 import { defineVerb } from "../verb.js";
 
 export const chat = defineVerb({
@@ -8,31 +8,33 @@ export const chat = defineVerb({
   summary: "talk about a picture: each line that is read is a question, asked behind the ones before",
   operands: { image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" } },
   options: {
-    ...modelOptions,
-    ...precisionOption,
-    promptFormat: {
-      type: "string",
-      help: 'how a question is put, with {} where it goes; "Question: {} Answer:", for T5 "Question: {} Short answer:"',
+    ...answerOptions,
+    beams: { ...answerOptions.beams, help: "width of the beam search; 1, which is greedy search" },
+    context: {
+      type: "integer",
+      min: 1,
+      help: "leave out the oldest turns so that picture, turns and question, without an encoder the longest answer too, take at most N tokens; the model's positions, for T5 512",
     },
-    ...generationOptions,
-    beams: { ...generationOptions.beams, help: "width of the beam search; 1, which is greedy search" },
   },
   jsonKeys: {
     image: "the path as given",
     question: "the line that was read",
     answer: "the text",
     logProbability: "the natural logarithm of the answer's probability",
+    forgotten: "how many of the turns so far, the oldest, have been left out for want of context",
   },
-  examples: ["blip2 chat photo.jpg", "blip2 chat photo.jpg --json < questions.txt"],
+  examples: [
+    "blip2 chat photo.jpg",
+    "blip2 chat photo.jpg --json < questions.txt",
+    "blip2 chat photo.jpg --context 100",
+  ],
 
   async run(context, { operands: { image }, options }) {
     const { input, isInteractive, output, log, signal } = context;
     const { model: name = bundledModel, revision, precision, promptFormat: format } = options;
     const { numBeams = 1, ...settings } = generationSettings("chat", options);
-    const { Blip2 } = await import("../../index.js");
-    const folder = await modelFolder(context, name, revision);
-    await using model = await Blip2.load(folder, { precision, ...loadingHooks(context) });
-    await using talk = await model.chat({ image, format, signal });
+    await using model = await loadBlip2(context, name, { revision, precision });
+    await using talk = await model.chat({ image, format, context: options.context, signal });
     const invite = (): void => {
       if (isInteractive) output.text("> ");
     };
@@ -50,12 +52,13 @@ export const chat = defineVerb({
             output.text("\n");
           } else {
             const { text, logProbability } = await talk.ask(question, { ...settings, numBeams, signal });
-            output.record({ image, question, answer: text, logProbability }, text);
+            output.record({ image, question, answer: text, logProbability, forgotten: talk.forgotten }, text);
           }
           if (talk.forgotten > forgotten) {
             const count = talk.forgotten - forgotten;
             log(
-              `blip2: the model's positions are used up; ${count === 1 ? "the oldest turn has" : `the ${count} oldest turns have`} been left out`,
+              `blip2: the context of ${talk.context} tokens is used up; ` +
+                `${count === 1 ? "the oldest turn has" : `the ${count} oldest turns have`} been left out`,
             );
             forgotten = talk.forgotten;
           }

@@ -1,10 +1,13 @@
 import { UserError } from "../../errors.js";
-import { loadingHooks, modelFolder, precisionOption, requiredModelOptions } from "../model-option.js";
+import { promptFormatOption } from "../generation-options.js";
+import { loadBlip2, modelFolder, precisionOption, requiredModelOptions } from "../model-option.js";
+import { kebabCase } from "../options.js";
 import { defineVerb } from "../verb.js";
 
 /** What can be evaluated, and which options apply to it besides those that apply to all. */
 const tasks = {
   caption: ["split", "beams", "out", "precision"],
+  vqa: ["split", "beams", "given", "promptFormat", "out", "precision"],
   vision: ["split", "towers"],
   "language-model": ["out"],
   stage1: ["split"],
@@ -25,13 +28,22 @@ export const evaluate = defineVerb({
     split: {
       type: "enum",
       choices: ["train", "validation", "test", "compositional"],
-      help: "pictures to measure on (caption, vision, stage1, retrieval); test if not given",
+      help: "pictures to measure on (caption, vqa, vision, stage1, retrieval); test if not given",
     },
     limit: { type: "integer", min: 1, help: "measure on the first N samples only" },
     beams: {
       type: "integer",
       min: 1,
-      help: "beams of the search (caption); the model's own default if not given",
+      help: "beams of the search (caption, vqa); if not given the model's own default, for vqa 5",
+    },
+    given: {
+      type: "enum",
+      choices: ["picture", "nothing", "description"],
+      help: "what stands before the question (vqa): the picture's soft prompt, nothing, which shows what the language model guesses, or a written description of the scene; picture if not given",
+    },
+    promptFormat: {
+      ...promptFormatOption.promptFormat,
+      help: `${promptFormatOption.promptFormat.help} (vqa)`,
     },
     towers: {
       type: "string",
@@ -51,7 +63,7 @@ export const evaluate = defineVerb({
     out: {
       type: "string",
       value: "FILE",
-      help: "keep what the model said of each sample, as JSON lines (caption, language-model)",
+      help: "keep what the model said of each sample, as JSON lines (caption, vqa, language-model)",
     },
     ...precisionOption,
     threads: {
@@ -61,7 +73,12 @@ export const evaluate = defineVerb({
     },
   },
   jsonKeys: {
-    images: "caption, vision: pictures measured",
+    images: "caption, vqa, vision, retrieval: pictures measured",
+    accuracy:
+      "vqa: mean accuracy of the answers, each in so far as people give it; by type of question under accuracy: TYPE",
+    "most frequent answer":
+      "vqa given nothing: the same of one answer to all questions of a type, the one that does best; by type likewise",
+    questions: "vqa: questions asked",
     kindF1: "caption: F1 of kinds of things over all mentions",
     colorF1: "caption: F1 of things with their colours over all mentions",
     colorGivenKind: "caption: share of colours that are right where the kind is",
@@ -83,6 +100,7 @@ export const evaluate = defineVerb({
   },
   examples: [
     "blip2 evaluate caption --model runs/stage2/model --data runs/scenes --split compositional",
+    "blip2 evaluate vqa --model runs/stage2/model --data runs/scenes --given nothing",
     "blip2 evaluate retrieval --model models/scenes-retrieval --data runs/scenes --rerank 16",
     "blip2 evaluate vision --model runs/vision/model --towers runs/vision/towers --data runs/scenes",
   ],
@@ -96,6 +114,8 @@ export const evaluate = defineVerb({
       split = "test",
       limit,
       beams,
+      given,
+      promptFormat,
       towers,
       captions,
       rerank,
@@ -104,11 +124,10 @@ export const evaluate = defineVerb({
       threads,
     } = options;
     const applies: readonly string[] = tasks[task];
-    const idle = (["split", "beams", "towers", "captions", "rerank", "out", "precision"] as const).filter(
-      (option) => options[option] !== undefined && !applies.includes(option),
-    );
+    const specific = [...new Set(Object.values(tasks).flat())];
+    const idle = specific.filter((option) => options[option] !== undefined && !applies.includes(option));
     if (idle.length > 0) {
-      const names = idle.map((name) => `--${name}`).join(", ");
+      const names = idle.map((name) => `--${kebabCase(name)}`).join(", ");
       throw new UserError(`evaluate: ${names} does not apply to ${task}`, { exitCode: 2 });
     }
     const model = await modelFolder(context, name, revision);
@@ -128,16 +147,24 @@ export const evaluate = defineVerb({
     };
     switch (task) {
       case "caption": {
-        const { Blip2 } = await import("../../index.js");
         const { evaluateCaptions } = await import("../../evaluation/caption.js");
-        await using captioner = await Blip2.load(model, {
-          precision,
-          ...loadingHooks(context),
-          ...(threads !== undefined && { threads }),
-        });
+        await using captioner = await loadBlip2(context, model, { revision: undefined, precision, threads });
         const { quality, predictions } = await evaluateCaptions(captioner, { ...common, split, beams });
         await keep(predictions);
         return output.record(quality);
+      }
+      case "vqa": {
+        const { evaluateVqa } = await import("../../evaluation/vqa.js");
+        await using answerer = await loadBlip2(context, model, { revision: undefined, precision, threads });
+        const { measures, predictions } = await evaluateVqa(answerer, {
+          ...common,
+          split,
+          beams,
+          given,
+          promptFormat,
+        });
+        await keep(predictions);
+        return output.record(measures);
       }
       case "vision": {
         if (towers === undefined)

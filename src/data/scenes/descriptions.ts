@@ -16,7 +16,7 @@ export const MAX_DESCRIPTION_WORDS = 34;
  * thing, from left to right. The forms differ in what stands around a thing, never in the order of its
  * attributes: with that order shuffled a small language model did not learn to look anything up.
  */
-export function describe(scene: Scene, random: Random): string {
+export function describe(scene: Pick<Scene, "background" | "objects">, random: Random): string {
   const { objects } = scene;
   const place = placePhrase(scene.background);
   const tags = objects.map((object) => `${object.size} ${object.color} ${object.kind} ${quadrant(object)}`);
