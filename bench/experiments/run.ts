@@ -12,6 +12,7 @@ import { readJsonObject } from "../../src/checkpoints/json-file.js";
 import { withLockFile } from "../../src/checkpoints/lock-file.js";
 import { InterruptedError, UserError } from "../../src/errors.js";
 import { retrievalConfig } from "../../src/models/blip-2-retrieval.js";
+import { checkConfig } from "../../src/training/config-file.js";
 import { readLog } from "../../src/training/run-folder.js";
 import { modelFolder, trainStage1, trainStage2 } from "../../src/training/run-stage.js";
 import { stage1ConfigSchema } from "../../src/training/stage-1.js";
@@ -213,14 +214,13 @@ export class Runner {
       ...follows,
       seed: piece.seed,
     };
-    const schema = stage === "stage1" ? stage1ConfigSchema : stage2ConfigSchema;
-    const parsed = schema.safeParse(json);
-    if (!parsed.success) {
-      const { path, message } = parsed.error.issues[0]!;
-      throw new UserError(`${base} with the experiment's changes: ${path.join(".")}: ${message}`);
-    }
+    const where = `${base} with the changes of ${piece.experiment}/${piece.arm.name}`;
+    const parsed: Config =
+      stage === "stage1"
+        ? checkConfig(where, json, stage1ConfigSchema)
+        : checkConfig(where, json, stage2ConfigSchema);
     const folders = ["data", "vision", "stage1", "languageModel", "start"];
-    const absolute = Object.entries(parsed.data as Config).map(([key, value]) =>
+    const absolute = Object.entries(parsed).map(([key, value]) =>
       folders.includes(key) && typeof value === "string" && !value.startsWith("/")
         ? [key, places.at(value)]
         : [key, value],
