@@ -26,6 +26,7 @@ How to read it:
 - Two arms are said to differ only with at least ${leastSeeds} seeds on each side, ranges that do not overlap, and means further apart than the
   wider of the two ranges. Anything less is "no difference larger than the spread". With three seeds, ranges that do not overlap
   come by chance once in ten, so one such line is a hint, and several that agree are more.
+- Commits are those of the sources that measured; a plus sign behind one says that they held changes that were not committed.
 - Bands in plots are the range of the seeds, lines go through the means.
 `;
 

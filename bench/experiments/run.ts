@@ -138,7 +138,7 @@ export class Runner {
     const started = performance.now();
     const measures = await measure();
     await this.add(piece, 0, measures, (performance.now() - started) / 1000, config);
-    await this.publish(piece, []);
+    await this.publish(piece, config, []);
   }
 
   private async asking(piece: Piece, { model, given }: VqaArm): Promise<Evaluation> {
@@ -195,6 +195,7 @@ export class Runner {
         const lines = thinnedLog(log, publishedLines);
         await this.publish(
           piece,
+          config,
           lines.map((line) => ({ arm: piece.arm.name, seed: piece.seed, ...line })),
         );
       }
@@ -303,16 +304,18 @@ export class Runner {
     return { data, measured, threads, signal, onProgress: this.progress(piece, "measuring") };
   }
 
-  private async known(piece: Piece, step: number, config: Config): Promise<boolean> {
+  /** What was measured of a piece as it is run now. */
+  private async resultsOf(piece: Piece, config: Config): Promise<readonly Result[]> {
     const results = await readResults(this.options.places.resultsOf(piece.experiment));
     const text = JSON.stringify(config);
-    return results.some(
+    return results.filter(
       (result) =>
-        result.arm === piece.arm.name &&
-        result.seed === piece.seed &&
-        result.step === step &&
-        JSON.stringify(result.config) === text,
+        result.arm === piece.arm.name && result.seed === piece.seed && JSON.stringify(result.config) === text,
     );
+  }
+
+  private async known(piece: Piece, step: number, config: Config): Promise<boolean> {
+    return (await this.resultsOf(piece, config)).some((result) => result.step === step);
   }
 
   private async add(
@@ -341,15 +344,14 @@ export class Runner {
   }
 
   /** Copies what was measured of a piece to where it is committed. */
-  private async publish(piece: Piece, training: readonly TrainingLine[]): Promise<void> {
+  private async publish(piece: Piece, config: Config, training: readonly TrainingLine[]): Promise<void> {
     const { places } = this.options;
     const published = places.published(piece.experiment);
     // Two runners may have finished pieces of one experiment at the same time.
     const lock = join(places.at("runs/experiments"), piece.experiment, "publishing");
     await withLockFile(lock, async () => {
-      const mine = (result: Result): boolean => result.arm === piece.arm.name && result.seed === piece.seed;
-      const results = await readResults(places.resultsOf(piece.experiment));
-      await publish(published.results, await readResults(published.results), results.filter(mine));
+      const results = await this.resultsOf(piece, config);
+      await publish(published.results, await readResults(published.results), results);
       await publish(published.training, await readTraining(published.training), training);
     });
   }

@@ -146,9 +146,15 @@ it("passes over what is done, byte for byte", { timeout: 120_000 }, async () => 
   await expect(runner(short(4)).run("short")).rejects.toThrow(
     /2 of 2 pieces failed[^]*steps\).*remove the folder/,
   );
+  // Once the old one is gone, the new one takes its place, and its results that of the old ones.
+  await rm(join(world.root, "runs/experiments/short/plain"), { recursive: true });
+  await runner(short(2)).run("short", 4);
+  const published = await readResults(places.published("short").results);
+  expect(published.map(({ seed, step }) => `${seed} ${step}`)).toEqual(["4 2", "5 2", "5 3"]);
+
   // So is one from another model.
   await appendFile(join(world.root, "vision/model/config.json"), " ");
-  await expect(runner(short()).run("short")).rejects.toThrow("the model in vision");
+  await expect(runner(short(2)).run("short", 4)).rejects.toThrow("the model in vision");
 });
 
 it("goes on where it was stopped, to the same end", { timeout: 120_000 }, async () => {
