@@ -42,7 +42,7 @@ export async function writePage(plan: Plan, places: Places): Promise<void> {
     parts.push(sectionText(experiment, section, arms, plot));
   }
   await mkdir(dirname(places.page), { recursive: true });
-  await writeFileAtomic(places.page, `${parts.join("\n")}`);
+  await writeFileAtomic(places.page, parts.join("\n"));
 }
 
 function sectionText(

@@ -1,9 +1,8 @@
 /** How many weights each part of a model has, from its config alone: models declare shapes, and nothing is allocated. */
 import { elementCount } from "../../src/host-tensor.js";
 import { blip2Config, buildBlip2 } from "../../src/models/blip-2.js";
-import { FirstStage } from "../../src/models/blip-2-bridge.js";
-import { bridgeNormEpsilon } from "../../src/models/vision-encoder.js";
 import { Parameters } from "../../src/nn/parameters.js";
+import { firstStageOf } from "../../src/training/stage-1.js";
 
 /** What only stage 1 has. */
 export interface TextSide {
@@ -41,14 +40,11 @@ export function parameterCounts(json: unknown, { vocabulary, sharedSize }: TextS
   const first = new Parameters(() => false);
   const second = new Parameters(() => false);
   buildBlip2(config, second);
-  new FirstStage(
-    {
-      qformer: { ...config.qformer_config, use_qformer_text_input: true, vocab_size: vocabulary },
-      visionNormEpsilon: bridgeNormEpsilon(config.vision_config),
-      queryCount: config.num_query_tokens,
-      sharedSize,
-    },
-    first.scope(),
+  firstStageOf(
+    { queries: config.num_query_tokens, sharedSize, matching: "two-class" },
+    { ...config.qformer_config, use_qformer_text_input: true, vocab_size: vocabulary },
+    { config: config.vision_config },
+    first,
   );
   const counts: Record<string, number> = {};
   const add = (key: string, count: number): void => {

@@ -274,7 +274,7 @@ const zeroShotVqa: Describe = (arms) => {
   };
 };
 
-const queryCount = (arm: ArmData): number => Number((arm.config()["stage1"] as { queries: number }).queries);
+const queryCount = (arm: ArmData): number => (arm.config()["stage1"] as { queries: number }).queries;
 
 const queries: Describe = (arms, measured) => {
   const known = arms.filter((arm) => !arm.isEmpty).sort((a, b) => queryCount(a) - queryCount(b));
@@ -330,10 +330,14 @@ const parameters: Describe = (arms) => {
           : `${(value / 1e3).toFixed(1)} k`;
   const ratio = (arm: ArmData, stage: string): string =>
     `${percent.show(arm.value(`${stage}: trainable`)! / arm.value(`${stage}: all`)!)} %`;
-  const parts = [...new Set(known.flatMap((arm) => arm.measures))].flatMap((name) => {
-    const part = /^stage \d: (?!trainable|all)(.*)$/.exec(name)?.[1];
-    return part === undefined ? [] : [part];
-  });
+  const parts = new Set(
+    known
+      .flatMap((arm) => arm.measures)
+      .flatMap((name) => {
+        const part = /^stage \d: (?!trainable|all)(.*)$/.exec(name)?.[1];
+        return part === undefined ? [] : [part];
+      }),
+  );
   const published = publishedSizes.flatMap(({ name, label, paper }) => {
     const arm = known.find((one) => one.name === name);
     if (arm === undefined) return [];
@@ -370,14 +374,12 @@ const parameters: Describe = (arms) => {
       ),
       "By part (a part that both stages have is the same in both):",
       table(
-        ["", ...[...new Set(parts)]],
+        ["", ...parts],
         known.map((arm) => [
           arm.label,
-          ...[...new Set(parts)].map((part) =>
-            count(arm.value(`stage 2: ${part}`) ?? arm.value(`stage 1: ${part}`)),
-          ),
+          ...[...parts].map((part) => count(arm.value(`stage 2: ${part}`) ?? arm.value(`stage 1: ${part}`))),
         ]),
-        ["left", ...Array<"right">(new Set(parts).size).fill("right")],
+        ["left", ...Array<"right">(parts.size).fill("right")],
       ),
       published.length === 0 ? "" : "Beside the paper's table 2 (stage 2):",
       published.length === 0

@@ -163,7 +163,7 @@ async function stage1Start(
 export function firstStageOf(
   config: Pick<Stage1Config, "queries" | "sharedSize" | "matching">,
   qformer: QFormerConfig,
-  vision: FrozenVision,
+  vision: Pick<FrozenVision, "config">,
   parameters: Parameters,
 ): FirstStage {
   return new FirstStage(

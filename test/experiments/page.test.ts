@@ -224,7 +224,7 @@ it("is the same every time, with plots that are pictures, and drops a plot that 
   await publish(results, [], [...lines].reverse());
   expect(await read()).toEqual(first);
   const { width, height } = await sharp(Buffer.from(first[1]!)).metadata();
-  expect([width, height].every((size) => size! > 300)).toBe(true);
+  expect([width, height].every((size) => size > 300)).toBe(true);
   expect(first[1]).toContain("training loss");
   expect(first[1]).not.toMatch(/NaN|undefined/);
   // A band from the least to the most, and a line through the means.

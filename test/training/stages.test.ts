@@ -133,7 +133,7 @@ describe("stage 2 without stage 1", () => {
     }
     expectClose(
       "vision_model.post_layernorm.weight",
-      fresh.get("vision_model.post_layernorm.weight")!,
+      fresh.get("vision_model.post_layernorm.weight"),
       float32Tensor(new Float32Array(16).fill(1), [16]),
       { within: 1e-6 },
     );
