@@ -23,8 +23,8 @@ const stage2 = (overrides: StageDefinition["overrides"]): StageDefinition => ({
   overrides: { stage1: "models/scenes-retrieval", steps: 600, ...overrides },
 });
 
-/** Both families read the same texts. */
-const texts = { statements: 4, maxTextLength: 64 };
+/** What both families learn from; as in configs/scenes/stage2-statements.json. */
+const texts = { statementShare: 0.5, statements: 6, maxTextLength: 64, promptScale: 2.5 };
 const opt = { languageModel: "runs/language-model-statements/model", ...texts };
 const t5 = { languageModel: "runs/t5/model", ...texts };
 

@@ -12,7 +12,6 @@ import { readJsonObject } from "../../src/checkpoints/json-file.js";
 import { withLockFile } from "../../src/checkpoints/lock-file.js";
 import { InterruptedError, UserError } from "../../src/errors.js";
 import { retrievalConfig } from "../../src/models/blip-2-retrieval.js";
-import { checkConfig } from "../../src/training/config-file.js";
 import { readLog } from "../../src/training/run-folder.js";
 import { modelFolder, trainStage1, trainStage2 } from "../../src/training/run-stage.js";
 import { stage1ConfigSchema } from "../../src/training/stage-1.js";
@@ -46,6 +45,7 @@ import {
   type Result,
   type TrainingLine,
 } from "./results.js";
+import { stageConfig, type Config } from "./stage-config.js";
 
 export interface RunnerOptions {
   readonly plan: Plan;
@@ -60,8 +60,6 @@ export interface RunnerOptions {
 
 /** Lines that a training's log is cut down to before it is committed. */
 const publishedLines = 30;
-
-type Config = Readonly<Record<string, unknown>>;
 
 /** What trains nothing: what it is told, and what it measures. */
 interface Evaluation {
@@ -176,7 +174,7 @@ export class Runner {
     for (const definition of piece.arm.stages) {
       const follows: Config =
         before?.stage === "stage1" && definition.stage === "stage2" ? { stage1: before.model } : {};
-      const own = await this.configOf(piece, definition, follows);
+      const own = await stageConfig(places, plan.measured, piece, definition, follows);
       const out = join(folder, definition.stage);
       await this.trainStage(piece, definition, own, out);
       config[definition.stage] = relativeTo(places.root, own);
@@ -201,32 +199,6 @@ export class Runner {
       }
       before = { stage: definition.stage, model: modelFolder(out), seconds };
     }
-  }
-
-  /** The checked configuration, with absolute paths. */
-  private async configOf(piece: Piece, definition: StageDefinition, follows: Config): Promise<Config> {
-    const { places, plan } = this.options;
-    const { stage, base, overrides, measureEvery } = definition;
-    const json: Config = {
-      ...(await readJsonObject(places.at(base))),
-      data: plan.measured.data,
-      evaluateEvery: measureEvery,
-      ...overrides,
-      ...follows,
-      seed: piece.seed,
-    };
-    const where = `${base} with the changes of ${piece.experiment}/${piece.arm.name}`;
-    const parsed: Config =
-      stage === "stage1"
-        ? checkConfig(where, json, stage1ConfigSchema)
-        : checkConfig(where, json, stage2ConfigSchema);
-    const folders = ["data", "vision", "stage1", "languageModel", "start"];
-    const absolute = Object.entries(parsed).map(([key, value]) =>
-      folders.includes(key) && typeof value === "string" && !value.startsWith("/")
-        ? [key, places.at(value)]
-        : [key, value],
-    );
-    return Object.fromEntries(absolute) as Config;
   }
 
   private async trainStage(

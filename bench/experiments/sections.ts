@@ -59,14 +59,15 @@ const named = (arms: readonly ArmData[], name: string): ArmData => arms.find((ar
 
 /** What stage 2 learnt from: captions, and statements about the picture if there were any. */
 function textsOf(arms: readonly ArmData[]): string {
-  const counts = arms.flatMap((arm) => {
-    const config = arm.isEmpty ? undefined : (arm.config()["stage2"] as { statements?: number } | undefined);
-    return config === undefined ? [] : [config.statements ?? 0];
+  const shares = arms.flatMap((arm) => {
+    if (arm.isEmpty) return [];
+    const { statementShare = 0 } = arm.config()["stage2"] as { readonly statementShare?: number };
+    return [statementShare];
   });
-  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  const [least, most] = [Math.min(...shares), Math.max(...shares)];
   if (most === 0) return "captions alone";
-  const number = least === most ? String(most) : `${least} to ${most}`;
-  return `captions, each with ${number} statements about the picture, and on no question`;
+  const share = least === most ? percent.show(most) : `${percent.show(least)} to ${percent.show(most)}`;
+  return `captions and, in ${share} % of the rows, statements about the picture in place of one; on no question`;
 }
 
 const twoStages: Describe = (arms, measured) => {
