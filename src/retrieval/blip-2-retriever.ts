@@ -49,6 +49,13 @@ export interface ImageTextPair {
   readonly text: string;
 }
 
+interface EncodedPair {
+  readonly image: EncodedImage;
+  readonly text: string;
+}
+
+type ImageTextMatch = Pick<ImageTextScore, "itmLogit" | "itmProbability">;
+
 export interface RetrieverForwardInputs {
   /** [B, 3, S, S] */
   readonly pixelValues: RawTensor;
@@ -157,6 +164,16 @@ export class Blip2Retriever {
   ): Promise<ImageTextScore[]> {
     checkRetrieverOptions("scorePairs", options);
     return this.pairScores(pairs, options.signal);
+  }
+
+  /** @internal The matching head alone, for pairs in their order. Pairs of one picture share most work where they are neighbours. */
+  async matchEncoded(
+    pairs: readonly EncodedPair[],
+    { signal }: RetrieverRunOptions = {},
+  ): Promise<ImageTextMatch[]> {
+    const matches: ImageTextMatch[] = [];
+    for (const part of chunks(pairs, pairsAtOnce)) matches.push(...(await this.matchPart(part, signal)));
+    return matches;
   }
 
   /** Pictures for repeated use: what the vision model and the queries make of them. */
@@ -311,23 +328,33 @@ export class Blip2Retriever {
       const all = new Map([...known, ...fresh.map((image, i) => [image, encoded[i]!] as const)]);
       // Only this part's pictures are held: a list of pairs may name thousands.
       known = new Map(images.map((image) => [image, all.get(image)!]));
-      const { inputIds, attentionMask } = this.tokens(part.map(({ text }) => text));
-      const logits = await this.runner.matchingLogits(
-        this.stacked(images.map((image) => known.get(image)!)),
-        int64Tensor(
-          part.map(({ image }) => images.indexOf(image)),
-          [part.length],
-        ),
-        inputIds,
-        attentionMask,
-        signal,
-      );
-      for (const [i, { image, text }] of part.entries()) {
-        const itc = bestCosine(known.get(image)!.embedding, embeddings.get(text)!);
-        scores.push({ itc, ...matchOf(logits, i) });
+      const seen = part.map(({ image, text }) => ({ image: known.get(image)!, text }));
+      const matches = await this.matchPart(seen, signal);
+      for (const [i, { image, text }] of seen.entries()) {
+        scores.push({ itc: bestCosine(image.embedding, embeddings.get(text)!), ...matches[i]! });
       }
     }
     return scores;
+  }
+
+  /** At most `pairsAtOnce` pairs. What the head sees of a picture is computed once. */
+  private async matchPart(
+    pairs: readonly EncodedPair[],
+    signal: AbortSignal | undefined,
+  ): Promise<ImageTextMatch[]> {
+    const images = [...new Set(pairs.map(({ image }) => image))];
+    const { inputIds, attentionMask } = this.tokens(pairs.map(({ text }) => text));
+    const logits = await this.runner.matchingLogits(
+      this.stacked(images),
+      int64Tensor(
+        pairs.map(({ image }) => images.indexOf(image)),
+        [pairs.length],
+      ),
+      inputIds,
+      attentionMask,
+      signal,
+    );
+    return pairs.map((_, row) => matchOf(logits, row));
   }
 
   private async encode(
@@ -412,10 +439,7 @@ function bestCosine(queries: Float32Array, text: Float32Array): number {
 }
 
 /** logits: [N, 2], or [N, 1] of a model that stage 1 trained with one logit. */
-function matchOf(
-  { data, dims }: HostTensor,
-  row: number,
-): Pick<ImageTextScore, "itmLogit" | "itmProbability"> {
+function matchOf({ data, dims }: HostTensor, row: number): ImageTextMatch {
   const [, classes] = dims as readonly [number, number];
   const itmLogit = Number(data[row * classes + classes - 1]);
   const against = classes === 2 ? Number(data[row * classes]) : 0;

@@ -20,7 +20,12 @@ export async function readConfig<T extends z.ZodType>(
   } catch (cause) {
     throw new UserError(`${path} is not JSON: ${(cause as Error).message}`, { cause });
   }
-  const parsed = (typeof schema === "function" ? schema(json) : schema).safeParse(json);
+  return checkConfig(path, json, typeof schema === "function" ? schema(json) : schema);
+}
+
+/** Checks a configuration from `where`. Throws a `UserError` naming every key that is unknown, missing or wrong. */
+export function checkConfig<T extends z.ZodType>(where: string, json: unknown, schema: T): z.infer<T> {
+  const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;
   const problems = parsed.error.issues.map((issue) => {
     const key = issue.path.join(".");
@@ -28,5 +33,5 @@ export async function readConfig<T extends z.ZodType>(
       return `unknown ${issue.keys.map((name) => [key, name].filter(Boolean).join(".")).join(", ")}`;
     return `${key === "" ? "the file" : key}: ${issue.message}`;
   });
-  throw new UserError(`${path} is not a configuration of this training: ${problems.join("; ")}`);
+  throw new UserError(`${where} is not a configuration of this training: ${problems.join("; ")}`);
 }

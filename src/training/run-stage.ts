@@ -42,6 +42,8 @@ export interface RunOptions extends TrainingHooks {
   readonly out: string;
   readonly resume: boolean;
   readonly threads?: number | undefined;
+  /** Stage 2 also writes its model after every so many steps, as `model-STEP`. */
+  readonly modelEvery?: number | undefined;
 }
 
 export interface StageResult extends TrainingResult {
@@ -49,7 +51,9 @@ export interface StageResult extends TrainingResult {
   readonly model: string;
 }
 
-const modelFolder = (out: string): string => join(out, "model");
+/** Where a run's model lies: the finished one, or that of an earlier step. */
+export const modelFolder = (out: string, step?: number): string =>
+  join(out, step === undefined ? "model" : `model-${step}`);
 
 async function withDevice<T>(options: RunOptions, work: (device: Device) => Promise<T>): Promise<T> {
   const device = Device.open(options.threads === undefined ? {} : { threads: options.threads });
@@ -262,27 +266,38 @@ export async function trainStage2(config: Stage2Config, options: RunOptions): Pr
       { pictures: trainSet, features },
       { pictures: validationSet, features: validationFeatures },
     );
-    const result = await train(device, task, config satisfies TrainerConfig, run, options);
-    const model = modelFolder(options.out);
-    await writeModelFolder(model, {
-      config: {
-        architectures: ["Blip2ForConditionalGeneration"],
-        model_type: "blip-2",
-        vision_config: vision.config,
-        qformer_config: task.qformer,
-        num_query_tokens: task.queries,
-        ...written.config,
+    const write = async (model: string, weights: TrainingResult["weights"]): Promise<void> =>
+      writeModelFolder(model, {
+        config: {
+          architectures: ["Blip2ForConditionalGeneration"],
+          model_type: "blip-2",
+          vision_config: vision.config,
+          qformer_config: task.qformer,
+          num_query_tokens: task.queries,
+          ...written.config,
+          dtype: "float16",
+        },
+        tensors: new Map([...vision.weights, ...languageModel.weights, ...weights]),
         dtype: "float16",
-      },
-      tensors: new Map([...vision.weights, ...languageModel.weights, ...result.weights]),
-      dtype: "float16",
-      files: {
-        ...(await readTokenizerFiles(languageModel.folder.path)),
-        "preprocessor_config.json": vision.folder.preprocessor ?? {},
-        "processor_config.json": { processor_class: "Blip2Processor", num_query_tokens: task.queries },
-        "generation_config.json": { ...written.generationConfig, max_new_tokens: config.maxTextLength },
-      },
+        files: {
+          ...(await readTokenizerFiles(languageModel.folder.path)),
+          "preprocessor_config.json": vision.folder.preprocessor ?? {},
+          "processor_config.json": { processor_class: "Blip2Processor", num_query_tokens: task.queries },
+          "generation_config.json": { ...written.generationConfig, max_new_tokens: config.maxTextLength },
+        },
+      });
+    const { modelEvery } = options;
+    const result = await train(device, task, config satisfies TrainerConfig, run, {
+      ...options,
+      ...(modelEvery !== undefined && {
+        intermediate: {
+          every: modelEvery,
+          keep: (step, weights) => write(modelFolder(options.out, step), weights),
+        },
+      }),
     });
+    const model = modelFolder(options.out);
+    await write(model, result.weights);
     return { ...result, model };
   });
 }

@@ -46,6 +46,7 @@ export const stage1ConfigSchema = z
     sharedSize: z.int().positive().default(256),
     /** Longest text in tokens, [CLS] and [SEP] included. */
     maxTextLength: z.int().min(3).default(32),
+    /** What is learnt; what is left out is not computed. */
     objectives: z
       .array(z.enum(["itc", "itm", "itg"]))
       .nonempty()
@@ -103,7 +104,7 @@ export async function stage1Task(
   const size = config.batchSize / config.accumulate;
   const [, positions, width] = train.features.dims;
   const seed = input("seed", "uint64", []);
-  const { loss, itc, itm, itg, itmAccuracy } = stage1Losses(
+  const { loss, itmAccuracy, ...parts } = stage1Losses(
     model,
     {
       features: input("features", "float32", [size, positions, width]),
@@ -128,7 +129,12 @@ export async function stage1Task(
     weights: new Map(),
     start: await stage1Start(parameters, config),
     loss,
-    metrics: { itc, itm, itg, "itm accuracy": itmAccuracy, temperature: ops.mul(model.temperature, 1) },
+    // Nothing else of the losses: an output would have the objectives computed that are left out.
+    metrics: {
+      ...Object.fromEntries(config.objectives.map((name) => [name, parts[name]])),
+      ...(config.objectives.includes("itm") && { "itm accuracy": itmAccuracy }),
+      temperature: ops.mul(model.temperature, 1),
+    },
     batch: async (step, part) => {
       const places = Array.from({ length: size }, (_, i) => step * config.batchSize + part * size + i);
       const chosen = places.map((position) => ({
@@ -157,7 +163,7 @@ async function stage1Start(
 export function firstStageOf(
   config: Pick<Stage1Config, "queries" | "sharedSize" | "matching">,
   qformer: QFormerConfig,
-  vision: FrozenVision,
+  vision: Pick<FrozenVision, "config">,
   parameters: Parameters,
 ): FirstStage {
   return new FirstStage(

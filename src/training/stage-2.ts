@@ -76,9 +76,18 @@ export const stage2ConfigSchema = z
     promptScale: z.number().positive().optional(),
     /** Folder of an earlier run of the same sizes whose weights this one starts from; else those of stage 1. */
     start: z.string().optional(),
+    /**
+     * Draws the queries, the Q-Former and the norm before it anew instead of reading them from the stage-1 folder, which
+     * then gives the sizes and the image encoder alone: stage 2 without stage 1, as in figure 5 of the paper.
+     */
+    freshQFormer: z.boolean().default(false),
     ...trainerKeys,
   })
-  .refine(...equalParts);
+  .refine(...equalParts)
+  .refine(({ start, freshQFormer }) => start === undefined || !freshQFormer, {
+    path: ["freshQFormer"],
+    message: "cannot stand beside start, which names the weights to begin with: leave one of them out",
+  });
 
 export type Stage2Config = z.infer<typeof stage2ConfigSchema>;
 
@@ -203,7 +212,7 @@ export async function stage2Task(
     weights: languageModel.weights,
     start:
       config.start === undefined
-        ? await startOf(stage1, parameters, config.seed)
+        ? await startOf(stage1, parameters, config)
         : await startWeights(parameters, config.seed, config.start),
     loss,
     metrics: {},
@@ -330,13 +339,14 @@ class RowWriter {
   }
 }
 
-/** Stage 1's weights for what both stages have, fresh ones for the language projection. */
+/** Stage 1's weights for what both stages have unless that is to be fresh too, fresh ones for the language projection. */
 async function startOf(
   stage1: ModelFolder,
   parameters: Parameters,
-  seed: number,
+  { seed, freshQFormer }: Pick<Stage2Config, "seed" | "freshQFormer">,
 ): Promise<Map<string, HostTensor>> {
   const fresh = initialise(parameters.trainable, seed);
+  if (freshQFormer) return fresh;
   const shared = new Map(
     [...parameters.shapes].filter(([name]) => isTrained(name) && !name.startsWith("language_projection.")),
   );

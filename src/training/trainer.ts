@@ -67,6 +67,11 @@ export interface TrainingHooks {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((report: { step: number; total: number; detail: string }) => void) | undefined;
   readonly log?: ((line: string) => void) | undefined;
+  /** Is given the weights after every so many steps, but not after the last, which end up in the result. */
+  readonly intermediate?: {
+    readonly every: number;
+    keep(step: number, weights: TrainingResult["weights"]): Promise<void>;
+  };
 }
 
 export interface TrainingResult {
@@ -180,12 +185,23 @@ export async function train(
       await run.log(measured);
       clock = performance.now();
     }
+    if (hooks.intermediate !== undefined && step % hooks.intermediate.every === 0 && !isLast) {
+      const before = performance.now();
+      await hooks.intermediate.keep(step, await currentWeights(device, declared));
+      clock += performance.now() - before;
+    }
     // Last, so that a run that dies while it measures takes that measure when it is resumed.
     if (step % config.checkpointEvery === 0 || isLast) await save();
   }
+  return { step, weights: await currentWeights(device, declared), last };
+}
+
+async function currentWeights(
+  device: Device,
+  declared: readonly DeclaredParameter[],
+): Promise<TrainingResult["weights"]> {
   const values = await device.read(declared.map(({ name }) => slots.weight(name)));
-  const weights = new Map(declared.map(({ name }) => [name, values[slots.weight(name)]!]));
-  return { step, weights, last };
+  return new Map(declared.map(({ name }) => [name, values[slots.weight(name)]!]));
 }
 
 const gradientOutput = (name: string): string => `gradient of ${name}`;

@@ -2,7 +2,9 @@
 import { readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { readCaptionSet } from "../../src/data/caption-set.js";
 import { evaluateCaptions, type Captioner } from "../../src/evaluation/caption.js";
+import { Blip2Retriever } from "../../src/index.js";
 import { blip2 } from "../cli/captured.js";
 import { makeTinyWorld, trainBefore, type TinyWorld } from "../training/tiny-world.js";
 
@@ -211,6 +213,79 @@ describe("stage1", () => {
     expect(await evaluate("stage1", ["--model", folder("stage1"), "--limit", limit])).toMatchObject({
       pairs: Number(limit),
     });
+  });
+});
+
+describe("retrieval", () => {
+  /** Recalls by the slow way: every pair scored alone, every list sorted whole. */
+  async function slowly(model: string, captions: number, rerank: number): Promise<Record<string, number>> {
+    await using retriever = await Blip2Retriever.load(model, { threads: 1, maxTextLength: 35 });
+    const pictures = await readCaptionSet(world.data, "test");
+    const texts = pictures.flatMap((picture) => picture.captions.slice(0, captions));
+    const scores = new Map<string, { itc: number; itm: number }>();
+    for (const { file } of pictures) {
+      for (const text of texts) {
+        const { itc, itmLogit } = await retriever.score(file, text);
+        scores.set(`${file} ${text}`, { itc, itm: itc + itmLogit });
+      }
+    }
+    const files = pictures.map(({ file }) => file);
+    const right = (file: string, text: string): boolean =>
+      pictures.some((picture) => picture.file === file && picture.captions.slice(0, captions).includes(text));
+    const score = (file: string, text: string) => scores.get(`${file} ${text}`)!;
+    const measures: Record<string, number> = {};
+    for (const by of ["itc", "itm"] as const) {
+      const sorted = (
+        candidates: readonly string[],
+        pair: (other: string) => { itc: number; itm: number },
+      ) => {
+        const list = [...candidates].sort((a, b) => pair(b).itc - pair(a).itc);
+        const head = list.slice(0, rerank).sort((a, b) => pair(b)[by] - pair(a)[by]);
+        return [...head, ...list.slice(rerank)];
+      };
+      for (const depth of [1, 5, 10]) {
+        const found = (flags: readonly boolean[]): number => flags.filter(Boolean).length / flags.length;
+        measures[`${by} image to text recall@${depth}`] = found(
+          files.map((file) =>
+            sorted(texts, (text) => score(file, text))
+              .slice(0, depth)
+              .some((text) => right(file, text)),
+          ),
+        );
+        measures[`${by} text to image recall@${depth}`] = found(
+          texts.map((text) =>
+            sorted(files, (file) => score(file, text))
+              .slice(0, depth)
+              .some((file) => right(file, text)),
+          ),
+        );
+      }
+    }
+    return measures;
+  }
+
+  it("agrees with scoring every pair alone and sorting all", { timeout: 120_000 }, async () => {
+    const model = folder("stage1-measured");
+    const words = ["--model", model, "--captions", "2", "--rerank", "3"];
+    const { images, texts, rerank, ...measures } = await evaluate("retrieval", words);
+    expect({ images, texts, rerank }).toEqual({ images: 8, texts: 16, rerank: 3 });
+    expect(measures).toEqual(await slowly(model, 2, 3));
+    // All are among the first ten of eight.
+    expect(measures["itm text to image recall@10"]).toBe(1);
+    expect(measures["itc text to image recall@1"]).toBeLessThan(1);
+  });
+
+  it("ranks by the similarity alone if not told more, over all captions", async () => {
+    const measures = await evaluate("retrieval", ["--model", folder("stage1-measured"), "--limit", "4"]);
+    expect(measures).toMatchObject({ images: 4, texts: 12 });
+    expect(Object.keys(measures).filter((name) => name.startsWith("itm"))).toEqual([]);
+  });
+
+  it("refuses a folder that cannot compare pictures with texts", async () => {
+    const words = ["evaluate", "retrieval", "--data", world.data, "--model", folder("stage2")];
+    const { code, stderr } = await blip2(words);
+    expect(code).toBe(1);
+    expect(stderr).toContain("use_qformer_text_input is false");
   });
 });
 

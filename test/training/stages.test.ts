@@ -16,11 +16,12 @@ import { ImageFeatures, readFrozenVision } from "../../src/training/image-featur
 import { languageModelConfigSchema, languageModelTask } from "../../src/training/language-model.js";
 import { slots } from "../../src/training/optimizer.js";
 import { readLog, RunFolder } from "../../src/training/run-folder.js";
+import { stage1ConfigSchema, stage1Task } from "../../src/training/stage-1.js";
 import { stage2ConfigSchema, stage2Task } from "../../src/training/stage-2.js";
 import { train, type Task, type TrainerConfig } from "../../src/training/trainer.js";
 import { expectClose } from "../golden-case.js";
 import { testDevice } from "../nn/evaluate.js";
-import { makeTinyWorld, stageNames, type TinyWorld } from "./tiny-world.js";
+import { makeTinyWorld, stageNames, type Overrides, type TinyWorld } from "./tiny-world.js";
 
 let world: TinyWorld;
 beforeAll(async () => {
@@ -78,6 +79,89 @@ it.each(["language-model", "vision", "stage2"] as const)(
     for (const [name, value] of after) expectClose(name, value, before.get(name), { within: 1e-6 });
   },
 );
+
+describe("stage 1 with some of its objectives", () => {
+  it("neither logs nor computes what is left out", { timeout: 120_000 }, async () => {
+    const lean = { steps: 3, objectives: ["itc", "itm"] };
+    const { weights } = await world.train("stage1", "stage1-without-itg", lean);
+    const { weights: start } = await world.train("stage1", "stage1-with-itg", { steps: 3 });
+    const loggedBy = async (run: string) => Object.keys((await readLog(join(world.root, run)))[0]!);
+    const all = await loggedBy("stage1-with-itg");
+    expect(all).toContain("itg");
+    expect(await loggedBy("stage1-without-itg")).toEqual(all.filter((name) => name !== "itg"));
+    const bias = "cls.predictions.bias";
+    expect(weights.get(bias)!.data.every((value) => Number(value) === 0)).toBe(true);
+    expect(start.get(bias)!.data.every((value) => Number(value) === 0)).toBe(false);
+
+    await using device = testDevice();
+    const task = await stage1TaskOf(device, lean);
+    const reached = trainableParameters([task.loss, ...Object.values(task.metrics)]);
+    expect(reached.has("itm_head.weight")).toBe(true);
+    expect([...reached.keys()].filter((name) => name.startsWith("cls."))).toEqual([]);
+  });
+
+  async function stage1TaskOf(device: Device, overrides: Overrides): Promise<Task> {
+    const config = stage1ConfigSchema.parse(world.config("stage1", overrides));
+    const vision = await readFrozenVision(config.vision);
+    const pictures = await readCaptionSet(world.data, "train");
+    await using features = await ImageFeatures.of(vision, world.data, pictures, device);
+    const tokenizer = await loadTokenizer(join(world.root, "stage1", "model"));
+    const set = { pictures, features };
+    return stage1Task(device, config, vision, tokenizer, set, set);
+  }
+});
+
+describe("stage 2 without stage 1", () => {
+  it("draws anew all that stage 1 trains, by its seed", { timeout: 120_000 }, async () => {
+    const still = { steps: 1, learningRate: { peak: 1e-12 }, freshQFormer: true };
+    const { weights: fresh } = await world.train("stage2", "stage2-fresh", { ...still, seed: 3 });
+    const { weights: other } = await world.train("stage2", "stage2-fresh-other", { ...still, seed: 4 });
+    const { weights: taught } = await world.train("stage2", "stage2-taught", {
+      ...still,
+      freshQFormer: false,
+    });
+    expect([...fresh.keys()]).toEqual([...taught.keys()]);
+    for (const name of ["query_tokens", "qformer.encoder.layer.0.attention.attention.query.weight"]) {
+      const values = [fresh, other, taught].map((weights) => Array.from(weights.get(name)!.data, Number));
+      expect(values[0], name).not.toEqual(values[1]);
+      expect(values[0], name).not.toEqual(values[2]);
+      // Drawn with a deviation of 0.02, far from what training leaves.
+      const [mean, square] = [0, 0].map(
+        (_, power) => values[0]!.reduce((sum, value) => sum + value ** (power + 1), 0) / values[0]!.length,
+      );
+      expect(Math.sqrt(square! - mean! ** 2), name).toBeLessThan(0.03);
+    }
+    expectClose(
+      "vision_model.post_layernorm.weight",
+      fresh.get("vision_model.post_layernorm.weight"),
+      float32Tensor(new Float32Array(16).fill(1), [16]),
+      { within: 1e-6 },
+    );
+  });
+
+  it("cannot begin with weights of another run too", async () => {
+    const config = world.config("stage2", { freshQFormer: true, start: "elsewhere" });
+    expect(() => stage2ConfigSchema.parse(config)).toThrow("freshQFormer");
+  });
+});
+
+it("stage 2 also writes models on its way, and trains the same", { timeout: 120_000 }, async () => {
+  const options = { steps: 4, checkpointEvery: 2 };
+  await world.train("stage2", "stage2-kept", options, { modelEvery: 2 });
+  await world.train("stage2", "stage2-plain", options);
+  await world.train("stage2", "stage2-half", {
+    ...options,
+    steps: 2,
+    learningRate: { peak: 3e-3, warmupSteps: 2, scheduleSteps: 4 },
+  });
+  const model = (run: string, name = "model"): Promise<Buffer> =>
+    readFile(join(world.root, run, name, "model.safetensors"));
+  expect((await readdir(join(world.root, "stage2-kept"))).filter((name) => name.startsWith("model"))).toEqual(
+    ["model", "model-2"],
+  );
+  expect((await model("stage2-kept")).equals(await model("stage2-plain"))).toBe(true);
+  expect((await model("stage2-kept", "model-2")).equals(await model("stage2-half"))).toBe(true);
+});
 
 it.runIf(existsSync("/proc/self/fd"))("closes what it reads from, also when it is stopped", () => {
   const open = readdirSync("/proc/self/fd").flatMap((descriptor) => {

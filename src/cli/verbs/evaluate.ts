@@ -11,6 +11,7 @@ const tasks = {
   vision: ["split", "towers"],
   "language-model": ["out"],
   stage1: ["split"],
+  retrieval: ["split", "captions", "rerank", "precision"],
 } as const;
 type Task = keyof typeof tasks;
 const taskNames = Object.keys(tasks) as Task[];
@@ -27,7 +28,7 @@ export const evaluate = defineVerb({
     split: {
       type: "enum",
       choices: ["train", "validation", "test", "compositional"],
-      help: "pictures to measure on (caption, vqa, vision, stage1); test if not given",
+      help: "pictures to measure on (caption, vqa, vision, stage1, retrieval); test if not given",
     },
     limit: { type: "integer", min: 1, help: "measure on the first N samples only" },
     beams: {
@@ -49,6 +50,16 @@ export const evaluate = defineVerb({
       value: "FOLDER",
       help: "the towers that were trained beside the model (vision)",
     },
+    captions: {
+      type: "integer",
+      min: 1,
+      help: "captions of each picture that take part, from its first (retrieval); all if not given",
+    },
+    rerank: {
+      type: "integer",
+      min: 1,
+      help: "rank the best N of each list again by the matching head (retrieval)",
+    },
     out: {
       type: "string",
       value: "FILE",
@@ -62,7 +73,7 @@ export const evaluate = defineVerb({
     },
   },
   jsonKeys: {
-    images: "caption, vqa, vision: pictures measured",
+    images: "caption, vqa, vision, retrieval: pictures measured",
     accuracy:
       "vqa: mean accuracy of the answers, each in so far as people give it; by type of question under accuracy: TYPE",
     "most frequent answer":
@@ -83,10 +94,14 @@ export const evaluate = defineVerb({
     "test itc image to text recall@1": "stage1: by the contrastive similarity; the other way likewise",
     "test itm accuracy":
       "stage1: right decisions on true pairs and pairs with another text; with the hardest texts likewise",
+    "itc image to text recall@1":
+      "retrieval: a right text first for a picture, by the contrastive similarity; also @5, @10 and text to image",
+    "itm image to text recall@1": "retrieval: the same once the best were ranked again (key rerank)",
   },
   examples: [
     "blip2 evaluate caption --model runs/stage2/model --data runs/scenes --split compositional",
     "blip2 evaluate vqa --model runs/stage2/model --data runs/scenes --given nothing",
+    "blip2 evaluate retrieval --model models/scenes-retrieval --data runs/scenes --rerank 16",
     "blip2 evaluate vision --model runs/vision/model --towers runs/vision/towers --data runs/scenes",
   ],
 
@@ -102,14 +117,15 @@ export const evaluate = defineVerb({
       given,
       promptFormat,
       towers,
+      captions,
+      rerank,
       out,
       precision,
       threads,
     } = options;
     const applies: readonly string[] = tasks[task];
-    const idle = (["split", "beams", "given", "promptFormat", "towers", "out", "precision"] as const).filter(
-      (option) => options[option] !== undefined && !applies.includes(option),
-    );
+    const specific = [...new Set(Object.values(tasks).flat())];
+    const idle = specific.filter((option) => options[option] !== undefined && !applies.includes(option));
     if (idle.length > 0) {
       const names = idle.map((name) => `--${kebabCase(name)}`).join(", ");
       throw new UserError(`evaluate: ${names} does not apply to ${task}`, { exitCode: 2 });
@@ -165,6 +181,10 @@ export const evaluate = defineVerb({
       case "stage1": {
         const { evaluateStage1 } = await import("../../evaluation/stage-1.js");
         return output.record(await evaluateStage1({ ...common, split }));
+      }
+      case "retrieval": {
+        const { evaluateRetrieval } = await import("../../evaluation/retrieval.js");
+        return output.record(await evaluateRetrieval({ ...common, split, captions, rerank, precision }));
       }
     }
   },

@@ -1,0 +1,43 @@
+/** The configuration of a training: that of a file, with what the experiment changes. */
+import { readJsonObject } from "../../src/checkpoints/json-file.js";
+import { checkConfig } from "../../src/training/config-file.js";
+import { stage1ConfigSchema } from "../../src/training/stage-1.js";
+import { stage2ConfigSchema } from "../../src/training/stage-2.js";
+import { pieceName, type Measured, type Piece, type Places, type StageDefinition } from "./experiment.js";
+
+/** Keys of a configuration. */
+export type Config = Readonly<Record<string, unknown>>;
+
+const folders = ["data", "vision", "stage1", "languageModel", "start"];
+
+/**
+ * Everything that the training is told, checked, with absolute paths.
+ * @param follows keys that come from the stage before in the chain
+ */
+export async function stageConfig(
+  places: Places,
+  measured: Measured,
+  piece: Piece,
+  { stage, base, overrides, measureEvery }: StageDefinition,
+  follows: Config = {},
+): Promise<Config> {
+  const json: Config = {
+    ...(await readJsonObject(places.at(base))),
+    data: measured.data,
+    evaluateEvery: measureEvery,
+    ...overrides,
+    ...follows,
+    seed: piece.seed,
+  };
+  const where = `${base} with the changes of ${pieceName(piece)}`;
+  const parsed: Config =
+    stage === "stage1"
+      ? checkConfig(where, json, stage1ConfigSchema)
+      : checkConfig(where, json, stage2ConfigSchema);
+  const absolute = Object.entries(parsed).map(([key, value]) =>
+    folders.includes(key) && typeof value === "string" && !value.startsWith("/")
+      ? [key, places.at(value)]
+      : [key, value],
+  );
+  return Object.fromEntries(absolute) as Config;
+}
