@@ -261,7 +261,7 @@ export async function answerMeasure(
   return answerMeasureOf(test, async (questions, signal) => {
     const rows = questions.map((asked) => writer.question(asked.description, asked.question, asked.answer));
     const { right } = await program.run(paddedBatch(rows, writer.pad), { signal });
-    return right!.data as ArrayLike<number>;
+    return right!.data;
   });
 }
 

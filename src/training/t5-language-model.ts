@@ -396,6 +396,6 @@ export async function t5AnswerMeasure(
       writer.question(description, question, answer),
     );
     const { right } = await program.run(feedsOf(rows, writer.ids.pad), { signal });
-    return right!.data as ArrayLike<number>;
+    return right!.data;
   });
 }

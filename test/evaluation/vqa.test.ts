@@ -42,7 +42,7 @@ beforeAll(async () => {
 afterAll(() => rm(root, { recursive: true }));
 
 /** Answers by `say`, and keeps account of what it was asked. */
-class StandIn implements Answerer<AsyncDisposable> {
+class StandIn implements Answerer {
   readonly looks: string[] = [];
   readonly asked: (GenerateSettings & {
     prompts: readonly string[];
