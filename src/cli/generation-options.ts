@@ -9,6 +9,9 @@ import { packageRoot } from "./package-root.js";
 /** The model that comes with the package. */
 export const bundledModel = fileURLToPath(new URL("models/scenes-opt", packageRoot));
 
+/** What compares pictures with texts where no model is named. */
+export const bundledRetriever = fileURLToPath(new URL("models/scenes-retrieval", packageRoot));
+
 /** What a verb for which nothing else is said takes from the model's generation_config.json. */
 export const generationOptions = {
   beams: {

@@ -283,7 +283,11 @@ export async function trainStage2(config: Stage2Config, options: RunOptions): Pr
           ...(await readTokenizerFiles(languageModel.folder.path)),
           "preprocessor_config.json": vision.folder.preprocessor ?? {},
           "processor_config.json": { processor_class: "Blip2Processor", num_query_tokens: task.queries },
-          "generation_config.json": { ...written.generationConfig, max_new_tokens: config.maxTextLength },
+          "generation_config.json": {
+            ...written.generationConfig,
+            max_new_tokens: config.maxTextLength,
+            ...config.generation,
+          },
         },
       });
     const { modelEvery } = options;

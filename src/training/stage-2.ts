@@ -74,6 +74,13 @@ export const stage2ConfigSchema = z
      * above it costs (`promptScalePenalty`). Without it nothing does, as in the paper.
      */
     promptScale: z.number().positive().optional(),
+    /** How the model written at the end searches where nobody says otherwise; keys of generation_config.json. */
+    generation: z
+      .strictObject({
+        num_beams: z.int().positive().optional(),
+        no_repeat_ngram_size: z.int().nonnegative().optional(),
+      })
+      .default({}),
     /** Folder of an earlier run of the same sizes whose weights this one starts from; else those of stage 1. */
     start: z.string().optional(),
     /**

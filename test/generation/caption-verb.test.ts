@@ -119,16 +119,28 @@ describe("blip2 caption", () => {
 });
 
 describe("blip2 demo", () => {
-  it("captions the samples and writes a page that needs no other file", async () => {
+  it("captions the samples, asks, matches, and writes a page that needs no other file", async () => {
     const out = at("pages/demo.html");
     const { code, stdout, stderr } = await blip2(["demo", "--model", model, "--out", out, "--json"]);
     expect(code).toBe(0);
     expect(stderr).toContain(out);
     const rows = lines(stdout);
     expect(rows.length).toBeGreaterThanOrEqual(8);
-    for (const row of rows) expect(Object.keys(row)).toEqual(["picture", "caption", "seconds"]);
+    for (const row of rows) {
+      expect(Object.keys(row)).toEqual([
+        "picture",
+        "model",
+        "caption",
+        "answers",
+        "itmProbability",
+        "seconds",
+      ]);
+      expect(row["answers"]).toHaveLength(3);
+      expect(row["itmProbability"]).toBeGreaterThanOrEqual(0);
+      expect(row["itmProbability"]).toBeLessThanOrEqual(1);
+    }
     const page = await readFile(out, "utf8");
-    expect(page.match(/<img src="data:image\/png;base64,/g)).toHaveLength(rows.length);
+    expect(page.match(/<img src="data:image\/png;base64,/g)).toHaveLength(2 * rows.length);
     expect(page.replaceAll(/data:image[^"]*/g, "")).not.toMatch(/(?:src|href)="[^"]/);
   });
 });

@@ -1,13 +1,8 @@
-import { fileURLToPath } from "node:url";
 import { UserError } from "../../errors.js";
 import type { AttentionMap, ImageAttention, MatchingAttention, Peak } from "../../index.js";
-import { bundledModel } from "../generation-options.js";
+import { bundledModel, bundledRetriever } from "../generation-options.js";
 import { loadingHooks, modelFolder, modelOptions, precisionOption } from "../model-option.js";
-import { packageRoot } from "../package-root.js";
 import { defineVerb } from "../verb.js";
-
-/** What is used with a text. */
-const bundledRetriever = fileURLToPath(new URL("models/scenes-retrieval", packageRoot));
 
 export const attend = defineVerb({
   name: "attend",

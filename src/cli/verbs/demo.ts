@@ -2,16 +2,17 @@ import { mkdir, readdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { UserError } from "../../errors.js";
-import { packageRoot } from "../package-root.js";
+import { demoPage, type ShownPicture, type ShownText } from "../demo-page.js";
+import { bundledModel, bundledRetriever } from "../generation-options.js";
 import { modelFolder, modelOptions } from "../model-option.js";
+import { packageRoot } from "../package-root.js";
 import { defineVerb } from "../verb.js";
-import { bundledModel } from "../generation-options.js";
 
 const samples = fileURLToPath(new URL("samples", packageRoot));
 
 export const demo = defineVerb({
   name: "demo",
-  summary: "caption the sample pictures and make a page of them",
+  summary: "caption the sample pictures, ask about them, match captions with them, and make a page of it",
   options: {
     out: {
       type: "string",
@@ -23,99 +24,81 @@ export const demo = defineVerb({
   },
   jsonKeys: {
     picture: "the file's name in samples/",
+    model: "which model says it",
     caption: "what the model says",
-    seconds: "from the picture's bytes to the text",
+    answers: "three questions with the model's answers",
+    itmProbability:
+      "how probable the bundled matching model finds it that the caption belongs to the picture",
+    seconds: "from the picture's bytes to caption, answers, match and attention",
   },
   examples: ["blip2 demo", "blip2 demo --out /tmp/demo.html"],
 
   async run(context, { options: { out, model: name = bundledModel, revision } }) {
     const { output, progress, log, signal } = context;
-    const { Blip2 } = await import("../../index.js");
+    const { Blip2, Blip2Retriever, drawAttention, matchingMaps, meanMap } = await import("../../index.js");
+    const { answerSettings, questionFormat, questionPrompt } = await import("../../generation/questions.js");
     const { writeFileAtomic } = await import("../../checkpoints/atomic-write.js");
-    const names = (await readdir(samples)).filter((name) => /\.(png|jpe?g|webp)$/.test(name)).sort();
+    const names = (await readdir(samples)).filter((file) => /\.(png|jpe?g|webp)$/.test(file)).sort();
     if (names.length === 0) throw new UserError(`${samples}: holds no pictures; install the package again`);
+    const asked = await readQuestions(names);
     const folder = await modelFolder(context, name, revision);
     const started = performance.now();
     await using model = await Blip2.load(folder, { signal });
+    await using retriever = await Blip2Retriever.load(bundledRetriever, { signal });
     const loadSeconds = seconds(started);
-    const shown: Shown[] = [];
+    const family = model.config.text_config.model_type;
+    const pictures: ShownPicture[] = [];
+    const rows: (ShownText & { readonly picture: string; readonly model: string })[] = [];
     for (const [step, picture] of names.entries()) {
       progress.update({ label: "demo", step, total: names.length });
       const bytes = await readFile(path.join(samples, picture));
       const begun = performance.now();
-      const { text } = await model.generate({ image: bytes, signal });
-      shown.push({ picture, caption: text, seconds: seconds(begun), bytes });
+      await using view = await model.look(bytes, { signal });
+      const { text: caption } = await model.generate({ image: view, signal });
+      const answers: { question: string; answer: string }[] = [];
+      for (const question of asked.get(picture)!) {
+        const { text: answer } = await model.generate({
+          ...answerSettings(family),
+          image: view,
+          prompt: questionPrompt(questionFormat(family), question),
+          signal,
+        });
+        answers.push({ question, answer });
+      }
+      const matching = await retriever.matchingAttention(bytes, caption, { signal });
+      const attention = await drawAttention(bytes, { map: meanMap(matchingMaps(matching)) });
+      const { itmProbability } = matching;
+      const text = { caption, answers, itmProbability, seconds: seconds(begun) };
+      pictures.push({ picture, bytes, attention, ...text });
+      rows.push({ picture, model: path.basename(name), ...text });
     }
     await mkdir(path.dirname(path.resolve(out)), { recursive: true });
-    await writeFileAtomic(out, page(shown, { model: path.basename(name), loadSeconds }));
-    output.table(shown.map(({ picture, caption, seconds: taken }) => ({ picture, caption, seconds: taken })));
-    log(`${out}: the pictures with their captions; open it in a browser`);
+    await writeFileAtomic(out, demoPage(pictures, { model: path.basename(name), loadSeconds }));
+    if (output.json) for (const row of rows) output.record(row);
+    else
+      output.table(
+        rows.map(({ picture, caption, answers, itmProbability, seconds: taken }) => ({
+          picture,
+          caption,
+          answers: answers.map(({ question, answer }) => `${question} ${answer}`).join("; "),
+          match: `${(100 * itmProbability).toFixed(0)} %`,
+          seconds: taken,
+        })),
+      );
+    log(`${out}: the pictures with captions, answers and attention; open it in a browser`);
   },
 });
 
-interface Shown {
-  readonly picture: string;
-  readonly caption: string;
-  readonly seconds: number;
-  readonly bytes: Uint8Array;
+/** Three questions to each picture, from questions.json beside them. */
+async function readQuestions(names: readonly string[]): Promise<ReadonlyMap<string, readonly string[]>> {
+  const file = path.join(samples, "questions.json");
+  const known = JSON.parse(await readFile(file, "utf8")) as Readonly<Record<string, readonly string[]>>;
+  const missing = names.filter((name) => known[name] === undefined);
+  if (missing.length > 0)
+    throw new UserError(`${file}: has no questions about ${missing.join(", ")}; install the package again`);
+  return new Map(names.map((name) => [name, known[name]!]));
 }
 
 function seconds(since: number): number {
   return Math.round(performance.now() - since) / 1000;
-}
-
-/** One file that needs no other: pictures are inside it. */
-function page(
-  shown: readonly Shown[],
-  run: { readonly model: string; readonly loadSeconds: number },
-): string {
-  const total = shown.reduce((sum, row) => sum + row.seconds, 0);
-  const figures = shown.map(({ picture, caption, seconds: taken, bytes }) => {
-    const kind = path.extname(picture).slice(1).replace("jpg", "jpeg");
-    const source = `data:image/${kind};base64,${Buffer.from(bytes).toString("base64")}`;
-    return `      <figure>
-        <img src="${source}" alt="${escape(caption)}" width="384" height="384">
-        <figcaption>${escape(caption)}<small>${escape(picture)} · ${taken.toFixed(2)} s</small></figcaption>
-      </figure>`;
-  });
-  return `<!doctype html>
-<html lang="en">
-  <head>
-    <meta charset="utf-8">
-    <meta name="viewport" content="width=device-width, initial-scale=1">
-    <title>blip2: what the pictures show</title>
-    <style>
-      :root { color-scheme: light dark; --page: #f6f5f1; --card: #fff; --ink: #23221f; --faint: #6f6c64; --line: #dedbd2; }
-      @media (prefers-color-scheme: dark) {
-        :root { --page: #17181b; --card: #212328; --ink: #ecebe6; --faint: #a09d95; --line: #34373e; }
-      }
-      * { box-sizing: border-box; }
-      body { margin: 0; background: var(--page); color: var(--ink); font: 17px/1.45 system-ui, sans-serif; }
-      main { max-width: 76rem; margin: 0 auto; padding: 3rem 1.25rem 4rem; }
-      h1 { margin: 0 0 0.3rem; font-size: 1.9rem; letter-spacing: -0.01em; }
-      p { margin: 0 0 2rem; max-width: 44rem; color: var(--faint); }
-      section { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); }
-      figure { margin: 0; overflow: hidden; background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
-      img { display: block; width: 100%; height: auto; }
-      figcaption { padding: 0.9rem 1rem 1rem; }
-      small { display: block; margin-top: 0.45rem; color: var(--faint); font-size: 0.78rem; }
-    </style>
-  </head>
-  <body>
-    <main>
-      <h1>What the pictures show</h1>
-      <p>Captions by the model ${escape(run.model)}: a frozen image encoder and a frozen language model, joined by a
-        Querying Transformer. Loaded in ${run.loadSeconds.toFixed(1)} s, ${shown.length} pictures in ${total.toFixed(1)} s.</p>
-      <section>
-${figures.join("\n")}
-      </section>
-    </main>
-  </body>
-</html>
-`;
-}
-
-function escape(text: string): string {
-  const marks: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
-  return text.replace(/[&<>"]/g, (mark) => marks[mark]!);
 }

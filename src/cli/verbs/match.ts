@@ -1,10 +1,6 @@
-import { fileURLToPath } from "node:url";
+import { bundledRetriever } from "../generation-options.js";
 import { loadingHooks, modelFolder, modelOptions, precisionOption } from "../model-option.js";
-import { packageRoot } from "../package-root.js";
 import { defineVerb } from "../verb.js";
-
-/** The model that comes with the package. */
-const bundledModel = fileURLToPath(new URL("models/scenes-retrieval", packageRoot));
 
 export const match = defineVerb({
   name: "match",
@@ -41,7 +37,7 @@ export const match = defineVerb({
 
   async run(context, { operands: { image, text: texts }, options }) {
     const { output, progress, signal } = context;
-    const { model: name = bundledModel, revision, precision, imageSize, maxTextLength } = options;
+    const { model: name = bundledRetriever, revision, precision, imageSize, maxTextLength } = options;
     const { Blip2Retriever } = await import("../../index.js");
     const { loadImage } = await import("../../images/load-image.js");
     // First, because it is quick to say that a picture is not there.
