@@ -73,7 +73,15 @@ export async function measureVqa(
   { data, measured, threads, signal, onProgress }: MeasureOptions,
 ): Promise<Record<string, number>> {
   await using blip2 = await Blip2.load(model, { threads, signal });
-  return askQuestions(blip2, { data, split, limit: measured.allQuestions, given, signal, onProgress });
+  // Awaited here: the model is closed on leaving.
+  return await askQuestions(blip2, {
+    data,
+    split,
+    limit: measured.allQuestions,
+    given,
+    signal,
+    onProgress,
+  });
 }
 
 /** What a training measured itself, by step, under the names of the evaluations. */
