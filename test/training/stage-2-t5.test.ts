@@ -129,7 +129,9 @@ describe("the task", () => {
       hidden_dropout_prob: 0,
       attention_probs_dropout_prob: 0,
     };
-    const config = stage2ConfigSchema.parse(world.config("stage2", keys({ batchSize: 16, ...overrides })));
+    const config = stage2ConfigSchema.parse(
+      world.config("stage2", keys({ batchSize: 16, statementShare: 0, ...overrides })),
+    );
     const pictures = await readCaptionSet(world.data, "train");
     const vision = await readFrozenVision(config.stage1);
     await using features = await ImageFeatures.of(vision, world.data, pictures, device);

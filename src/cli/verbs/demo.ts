@@ -12,7 +12,7 @@ const samples = fileURLToPath(new URL("samples", packageRoot));
 
 export const demo = defineVerb({
   name: "demo",
-  summary: "caption the sample pictures, ask about them, match captions with them, and make a page of it",
+  summary: "caption the sample pictures, ask about them, and make a page of it",
   options: {
     out: {
       type: "string",
