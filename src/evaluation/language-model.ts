@@ -1,13 +1,13 @@
 /** Answers of a language model from written descriptions, by type of question. */
 import { join } from "node:path";
 import { readModelFolder } from "../checkpoints/model-folder.js";
-import { readTextCorpus } from "../data/text-corpus.js";
+import { readTextCorpus, type DescribedScene } from "../data/text-corpus.js";
 import { Device } from "../engine/index.js";
 import { UserError } from "../errors.js";
 import { Opt, optConfigSchema } from "../models/opt.js";
 import { T5, t5ConfigSchema } from "../models/t5.js";
 import { Parameters } from "../nn/parameters.js";
-import { loadTokenizer } from "../text/tokenizer.js";
+import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
 import type { AnsweredQuestion, AnswerMeasure } from "../training/answers.js";
 import { answerMeasure, SequenceWriter } from "../training/language-model.js";
 import { PairWriter, t5AnswerMeasure } from "../training/t5-language-model.js";
@@ -25,28 +25,35 @@ export async function evaluateLanguageModel(options: EvaluationOptions): Promise
   const folder = await readModelFolder(model);
   const isInside = folder.config["model_type"] === "blip-2";
   const config = (isInside ? folder.config["text_config"] : folder.config) as { model_type?: unknown };
-  const test = (await readTextCorpus(join(data, "text_test.jsonl"))).slice(0, limit);
-  const tokenizer = await loadTokenizer(model);
   const parameters = new Parameters(() => true);
   const scope = parameters.scope(isInside ? "language_model" : "");
-  const prepare = ((): ((device: Device) => Promise<AnswerMeasure>) => {
+  type Prepare = (
+    device: Device,
+    tokenizer: TextTokenizer,
+    test: readonly DescribedScene[],
+  ) => Promise<AnswerMeasure>;
+  const prepare = ((): Prepare => {
     if (config.model_type === "opt") {
       const opt = new Opt(optConfigSchema.parse(config), scope);
-      return (device) => answerMeasure(device, parameters, opt, new SequenceWriter(tokenizer), test);
+      return (device, tokenizer, test) =>
+        answerMeasure(device, parameters, opt, new SequenceWriter(tokenizer), test);
     }
     if (config.model_type === "t5") {
       const t5 = new T5(t5ConfigSchema.parse(config), scope, folder.weights.tensors);
-      return (device) => t5AnswerMeasure(device, parameters, t5, new PairWriter(tokenizer), test);
+      return (device, tokenizer, test) =>
+        t5AnswerMeasure(device, parameters, t5, new PairWriter(tokenizer), test);
     }
     throw new UserError(
       `${join(model, "config.json")}: no OPT or T5, which is required; give its folder, or one of BLIP-2 with such a language model`,
     );
   })();
 
+  const tokenizer = await loadTokenizer(model);
+  const test = (await readTextCorpus(join(data, "text_test.jsonl"))).slice(0, limit);
   await using device = Device.open(threads === undefined ? {} : { threads });
   const names = [...folder.weights.tensors.keys()].filter((name) => parameters.shapes.has(name));
   await putWeights(device, parameters, await folder.weights.readAll(names), model);
-  const measure = await prepare(device);
+  const measure = await prepare(device, tokenizer, test);
   const answers: AnsweredQuestion[] = [];
   const measures = await measure({ ...options, onAnswer: (answered) => answers.push(answered) });
   return { measures: { descriptions: test.length, questions: answers.length, ...measures }, answers };

@@ -180,7 +180,7 @@ describe("language-model", () => {
       folder("vision"),
     ]);
     expect(code).toBe(1);
-    expect(stderr).toContain("no OPT model");
+    expect(stderr).toContain("no OPT or T5");
   });
 });
 
