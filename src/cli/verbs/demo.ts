@@ -75,16 +75,22 @@ export const demo = defineVerb({
     await mkdir(path.dirname(path.resolve(out)), { recursive: true });
     await writeFileAtomic(out, demoPage(pictures, { model: path.basename(name), loadSeconds }));
     if (output.json) for (const row of rows) output.record(row);
-    else
+    else {
       output.table(
-        rows.map(({ picture, caption, answers, itmProbability, seconds: taken }) => ({
+        rows.map(({ picture, caption, itmProbability, seconds: taken }) => ({
           picture,
           caption,
-          answers: answers.map(({ question, answer }) => `${question} ${answer}`).join("; "),
           match: `${(100 * itmProbability).toFixed(0)} %`,
           seconds: taken,
         })),
       );
+      output.text("\n");
+      output.table(
+        rows.flatMap(({ picture, answers }) =>
+          answers.map(({ question, answer }) => ({ picture, question, answer })),
+        ),
+      );
+    }
     log(`${out}: the pictures with captions, answers and attention; open it in a browser`);
   },
 });
