@@ -75,7 +75,7 @@ ${lines.join("\n")}
     <main>
       <h1>What the pictures show</h1>
       <p>Captions and answers by the model ${escape(run.model)}: a frozen image encoder and a frozen language model, joined by a
-        Querying Transformer. It was trained on captions; no question about a picture was among them. Loaded in ${run.loadSeconds.toFixed(1)} s, ${shown.length} pictures in ${total.toFixed(1)} s.</p>
+        Querying Transformer. Loaded in ${run.loadSeconds.toFixed(1)} s, ${shown.length} pictures in ${total.toFixed(1)} s.</p>
       <section>
 ${figures.join("\n")}
       </section>

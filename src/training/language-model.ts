@@ -7,7 +7,6 @@
 import { z } from "zod";
 import { input, integer, ops, type Device, type Tensor } from "../engine/index.js";
 import { Random } from "../data/random.js";
-import { ShuffledPasses } from "../data/shuffle.js";
 import type { DescribedScene } from "../data/text-corpus.js";
 import { UserError } from "../errors.js";
 import { Opt, optConfigSchema, type OptConfig } from "../models/opt.js";
@@ -16,7 +15,8 @@ import { ignoreIndex } from "../objectives/cross-entropy.js";
 import { languageModelLoss } from "../objectives/stage-2.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import { answerMeasureOf, type AnswerMeasure } from "./answers.js";
-import { paddedBatch, type TokenRow } from "./token-rows.js";
+import { TextOrder } from "./text-order.js";
+import { paddedBatch, rememberingEncoder, type TokenRow } from "./token-rows.js";
 import { startWeights } from "./start-weights.js";
 import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
 
@@ -122,16 +122,7 @@ export async function languageModelTask(
   const labels = input("labels", "int64", ["B", "T"]);
   const loss = languageModelLoss(model, { ids, mask, labels });
   const writer = new SequenceWriter(tokenizer);
-  const passes = new ShuffledPasses(train.length, config.seed);
-  const byLength = train.toSorted((a, b) => a.description.length - b.description.length);
-  const focused = byLength.filter(({ questions }) =>
-    questions.some(({ type }) => config.focus.includes(type)),
-  );
-  if (config.focus.length > 0 && focused.length === 0) {
-    throw new UserError(
-      `${config.data}: no training text asks a question of type ${config.focus.join(", ")}`,
-    );
-  }
+  const order = new TextOrder(train, config);
   const partSize = config.batchSize / config.accumulate;
   const measure = await answerMeasure(device, parameters, model, writer, test);
   return {
@@ -142,15 +133,11 @@ export async function languageModelTask(
     loss,
     metrics: {},
     batch: (step, part) => {
-      const share =
-        config.curriculumSteps === 0 ? 1 : Math.min(1, 0.25 + (0.75 * step) / config.curriculumSteps);
       const { max_position_embeddings: positions } = config.model;
       const rows = Array.from({ length: partSize }, (_, i) => {
         const position = step * config.batchSize + part * partSize + i;
-        const { item } = passes.at(position);
-        const texts = focused.length > 0 && position % 2 === 1 ? focused : byLength;
         return writer.sequence(
-          texts[Math.floor(item * share * (texts.length / train.length))]!,
+          order.at(position, step),
           new Random("sequence", config.seed, position),
           config,
           positions,
@@ -169,24 +156,16 @@ export async function languageModelTask(
 
 /** Writes described scenes as token rows. */
 export class SequenceWriter {
-  private readonly known = new Map<string, readonly number[]>();
+  private readonly ids: (text: string) => readonly number[];
   readonly start: number;
   readonly newline: number;
   readonly pad: number;
 
-  constructor(private readonly tokenizer: TextTokenizer) {
+  constructor(tokenizer: TextTokenizer) {
+    this.ids = rememberingEncoder(tokenizer);
     this.pad = tokenizer.specialIds.pad!;
     this.start = tokenizer.idOf("</s>");
     this.newline = newlineId(tokenizer);
-  }
-
-  /** Ids of a text without special tokens; short texts repeat, so they are remembered. */
-  ids(text: string): readonly number[] {
-    const known = this.known.get(text);
-    if (known !== undefined) return known;
-    const ids = this.tokenizer.encode(text, { addSpecialTokens: false });
-    if (this.known.size < 50_000) this.known.set(text, ids);
-    return ids;
   }
 
   /** A description is closed by a stop, so that each of its parts has an end. */

@@ -13,7 +13,6 @@
 import { z } from "zod";
 import { input, integer, ops, type Device, type HostTensors, type Tensor } from "../engine/index.js";
 import { Random } from "../data/random.js";
-import { ShuffledPasses } from "../data/shuffle.js";
 import type { DescribedScene } from "../data/text-corpus.js";
 import { UserError } from "../errors.js";
 import { T5, t5ConfigSchema, type T5Config } from "../models/t5.js";
@@ -25,7 +24,8 @@ import type { TextTokenizer } from "../text/tokenizer.js";
 import { clozeOf, type Cloze } from "./cloze.js";
 import { answerMeasureOf, type AnswerMeasure } from "./answers.js";
 import { startWeights } from "./start-weights.js";
-import { paddedIds, paddedRows } from "./token-rows.js";
+import { TextOrder } from "./text-order.js";
+import { paddedIds, paddedRows, rememberingEncoder } from "./token-rows.js";
 import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
 
 const forms = ["dialogues", "blanks", "questions", "captions"] as const;
@@ -70,11 +70,14 @@ export const t5LanguageModelConfigSchema = z
      * about each other's answers: with few, a model has to read the description.
      */
     mostBlanks: z.int().min(1).max(sentinelTokens.length).default(8),
-    /** Longest text for the encoder in tokens, the end token included. */
+    /**
+     * Tokens, the end token included, up to which a row takes further questions and statements: in the encoder with
+     * blanks, in the decoder with dialogues. Single questions and captions are never cut.
+     */
     maxTextLength: z.int().min(8).default(256),
-    /** Share of questions with blanks that stand bare, without the frame of a prompt. */
+    /** Share of questions in blanks and dialogues that stand bare, without the frame of a prompt. */
     bareShare: z.number().min(0).max(1).default(0.5),
-    /** Share of a text's statements (sentences of one fact) among the blanks. */
+    /** Share of a text's statements (sentences of one fact) in blanks and dialogues. */
     statementShare: z.number().min(0).max(1).default(0.5),
     /** Share of the questions of a type that are asked; all of a type that is not named. */
     typeShares: z.record(z.string(), z.number().min(0).max(1)).default({}),
@@ -151,16 +154,7 @@ export async function t5LanguageModelTask(
   );
   const writer = new PairWriter(tokenizer, config.maxTextLength);
   const loss = textToTextLoss(model, inputs(model), writer.ids);
-  const passes = new ShuffledPasses(train.length, config.seed);
-  const byLength = train.toSorted((a, b) => a.description.length - b.description.length);
-  const focused = byLength.filter(({ questions }) =>
-    questions.some(({ type }) => config.focus.includes(type)),
-  );
-  if (config.focus.length > 0 && focused.length === 0) {
-    throw new UserError(
-      `${config.data}: no training text asks a question of type ${config.focus.join(", ")}`,
-    );
-  }
+  const order = new TextOrder(train, config);
   const partSize = config.batchSize / config.accumulate;
   const measure = await t5AnswerMeasure(device, parameters, model, writer, test);
   return {
@@ -171,15 +165,11 @@ export async function t5LanguageModelTask(
     loss,
     metrics: {},
     batch: (step, part) => {
-      const share =
-        config.curriculumSteps === 0 ? 1 : Math.min(1, 0.25 + (0.75 * step) / config.curriculumSteps);
       const form = formOf(config.forms, new Random("form", config.seed, step));
       const rowsPerText = form === "questions" || form === "captions" ? config.shortRows : 1;
       const rows = Array.from({ length: partSize }, (_, i) => {
         const position = step * config.batchSize + part * partSize + i;
-        const { item } = passes.at(position);
-        const texts = focused.length > 0 && position % 2 === 1 ? focused : byLength;
-        const scene = texts[Math.floor(item * share * (texts.length / train.length))]!;
+        const scene = order.at(position, step);
         const random = new Random("pair", config.seed, position);
         return Array.from({ length: rowsPerText }, () => writer.pair(form, scene, random, config));
       }).flat();
@@ -248,33 +238,21 @@ function feedsOf(rows: readonly PairRow[], pad: number): HostTensors {
 export class PairWriter {
   readonly ids: DecoderIds & { readonly end: number };
   private readonly sentinels: readonly number[];
-  private readonly known = new Map<string, readonly number[]>();
+  private readonly encode: (text: string) => readonly number[];
 
+  /** @param most tokens of a row with several answers, on the side that holds them. */
   constructor(
-    private readonly tokenizer: TextTokenizer,
+    tokenizer: TextTokenizer,
     private readonly most = Infinity,
   ) {
     this.ids = t5Ids(tokenizer);
+    this.encode = rememberingEncoder(tokenizer);
     this.sentinels = sentinelTokens
       .filter((token) => tokenizer.has(token))
       .map((token) => tokenizer.idOf(token));
   }
 
-  /** Ids of a text without special tokens; short texts repeat, so they are remembered. */
-  private encode(text: string): readonly number[] {
-    const known = this.known.get(text);
-    if (known !== undefined) return known;
-    const ids = this.tokenizer.encode(text, { addSpecialTokens: false });
-    if (this.known.size < 50_000) this.known.set(text, ids);
-    return ids;
-  }
-
-  pair(
-    form: Form,
-    scene: DescribedScene,
-    random: Random,
-    shares: Pick<T5LanguageModelConfig, "mostBlanks" | "bareShare" | "statementShare" | "typeShares">,
-  ): PairRow {
+  pair(form: Form, scene: DescribedScene, random: Random, shares: Shares): PairRow {
     switch (form) {
       case "dialogues":
         return this.dialogue(scene, random, shares);

@@ -35,6 +35,13 @@ describe("starting values", () => {
     expect(value.data).toHaveLength(12);
   });
 
+  it("are normal in the named rows of a table and zero in the others", () => {
+    const values = start({ kind: "rows", std: 2, rows: [0, 3] }, [4, 3]);
+    expect([...values].map((value) => value !== 0)).toEqual(
+      [true, false, false, true].flatMap((drawn) => [drawn, drawn, drawn]),
+    );
+  });
+
   it("are normal with the given spread", () => {
     const std = 0.02;
     const values = start(normal(std), [200, 500]);

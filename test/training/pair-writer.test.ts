@@ -1,21 +1,13 @@
 /** Training pairs of the T5: what its encoder reads and what its decoder shall say. */
 import { describe, expect, it } from "vitest";
 import { Random } from "../../src/data/random.js";
+import { ignoreIndex } from "../../src/objectives/cross-entropy.js";
 import { buildBpeTokenizer } from "../../src/text/build-bpe.js";
 import { createTokenizer } from "../../src/text/tokenizer.js";
 import { clozeOf } from "../../src/training/cloze.js";
 import { PairWriter, shortAnswerPrompt } from "../../src/training/t5-language-model.js";
+import { describedScene as scene } from "./described-scene.js";
 
-const scene = {
-  description: "sand . small yellow car top left",
-  captions: ["a picture of a yellow car on sand"],
-  questions: [
-    { question: "what color is the car?", answer: "yellow", type: "color" },
-    { question: "where is the car?", answer: "top left", type: "position" },
-    { question: "what is yellow?", answer: "car", type: "kind" },
-  ],
-  statements: ["the color of the car is yellow", "of things there is one"],
-};
 const files = buildBpeTokenizer(
   [
     scene.description,
@@ -31,22 +23,24 @@ const end = tokenizer.idOf("</s>");
 
 const spoken = (ids: readonly number[]): string =>
   tokenizer.decode([...ids], { skipSpecialTokens: false }).trim();
-const pairs = (form: "blanks" | "questions" | "captions", most?: number, changed = {}) =>
+const pairs = (form: "dialogues" | "blanks" | "questions" | "captions", most?: number, changed = {}) =>
   Array.from({ length: 40 }, (_, i) => {
     const writer = new PairWriter(tokenizer, most);
     return writer.pair(form, scene, new Random("pair", i), { ...shares, ...changed });
   });
 
+/** What is missing behind what is given. */
+const known = new Map([
+  ...scene.questions.flatMap(({ question, answer }): [string, string][] => [
+    [question.replace("?", ""), answer],
+    [shortAnswerPrompt(question), answer],
+  ]),
+  ["the color of the car is", "yellow"],
+  ["of things there is", "one"],
+]);
+
 describe("pairs", () => {
   it("with blanks: each sentinel in the text is answered behind the same sentinel", () => {
-    const known = new Map([
-      ...scene.questions.flatMap(({ question, answer }): [string, string][] => [
-        [question.replace("?", ""), answer],
-        [shortAnswerPrompt(question), answer],
-      ]),
-      ["the color of the car is", "yellow"],
-      ["of things there is", "one"],
-    ]);
     const counts = new Set<number>();
     for (const { text, labels } of pairs("blanks")) {
       expect([text.at(-1), labels.at(-1)]).toEqual([end, end]);
@@ -62,6 +56,24 @@ describe("pairs", () => {
       expect(sentinels(spoken(text))[0]).toBe("<extra_id_0>");
     }
     expect([...counts].toSorted()).toEqual([1, 2, 3, 4, 5]);
+  });
+
+  it("with a dialogue: the decoder reads what is asked, and learns only what is missing", () => {
+    for (const { text, labels, said } of pairs("dialogues")) {
+      expect(spoken(text)).toBe(`${scene.description} .</s>`);
+      expect(said).toHaveLength(labels.length);
+      expect(labels.every((label, i) => label === ignoreIndex || label === said![i])).toBe(true);
+      const learnt = labels.filter((label) => label !== ignoreIndex);
+      const answers = spoken(learnt).split("</s>").slice(0, -1);
+      const turns = spoken(said!).split("</s>").slice(0, -1);
+      expect(turns).toHaveLength(5);
+      for (const [i, turn] of turns.entries()) {
+        const answer = answers[i]!.trim();
+        expect(turn.trim().endsWith(answer)).toBe(true);
+        expect(known.get(turn.trim().slice(0, -answer.length).trim())).toBe(answer);
+      }
+    }
+    for (const { said } of pairs("dialogues", 12)) expect(said!.length).toBeLessThanOrEqual(12);
   });
 
   it("with blanks end where the text has no more room, and leave out what is not wanted", () => {

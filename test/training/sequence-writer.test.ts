@@ -5,17 +5,8 @@ import { ignoreIndex } from "../../src/objectives/cross-entropy.js";
 import { buildBpeTokenizer } from "../../src/text/build-bpe.js";
 import { createTokenizer } from "../../src/text/tokenizer.js";
 import { SequenceWriter } from "../../src/training/language-model.js";
+import { describedScene as text } from "./described-scene.js";
 
-const text = {
-  description: "sand . small yellow car top left",
-  captions: ["a picture of a yellow car on sand"],
-  questions: [
-    { question: "what color is the car?", answer: "yellow", type: "color" },
-    { question: "where is the car?", answer: "top left", type: "position" },
-    { question: "what is yellow?", answer: "car", type: "kind" },
-  ],
-  statements: ["the color of the car is yellow", "the car is small"],
-};
 const files = buildBpeTokenizer([
   text.description,
   ...text.captions,
@@ -54,9 +45,11 @@ describe("a training row", () => {
   });
 
   it("holds statements in their share, and learns them whole", () => {
-    expect(rows({}).some((row) => written(row).includes("the car is small"))).toBe(false);
+    expect(rows({}).some((row) => written(row).includes("of things there is one"))).toBe(false);
     const some = rows({ statementShare: 0.5, captionShare: 0 }).filter((row) =>
-      tokenizer.decode(row.labels.filter((label) => label !== ignoreIndex)).includes("the car is small"),
+      tokenizer
+        .decode(row.labels.filter((label) => label !== ignoreIndex))
+        .includes("of things there is one"),
     );
     expect(some.length).toBeGreaterThan(15);
     expect(some.length).toBeLessThan(45);
