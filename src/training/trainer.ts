@@ -67,6 +67,8 @@ export interface TrainingHooks {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((report: { step: number; total: number; detail: string }) => void) | undefined;
   readonly log?: ((line: string) => void) | undefined;
+  /** Stops here, measured and saved, if this comes before the last step; resumed, the run goes on as if unbroken. */
+  readonly until?: number | undefined;
   /** Is given the weights after every so many steps, but not after the last, which end up in the result. */
   readonly intermediate?: {
     readonly every: number;
@@ -86,7 +88,7 @@ export function weightSlots(parameters: Parameters): Record<string, string> {
 }
 
 /**
- * Trains to `config.steps`. Ctrl-C (the signal) saves a checkpoint and throws `InterruptedError`. Steps
+ * Trains to `config.steps`, or to `hooks.until` where that is nearer. Ctrl-C (the signal) saves a checkpoint and throws `InterruptedError`. Steps
  * whose gradients are not finite are skipped and logged; too many in a row stop the run with a
  * `UserError` that names the step.
  */
@@ -109,7 +111,10 @@ export async function train(
     trainable.map(({ name }) => [gradientOutput(name), slots.partGradient(name)]),
   );
 
+  const end = Math.min(config.steps, hooks.until ?? config.steps);
   let step = run.checkpoint?.step ?? 0;
+  if (step > end)
+    throw new UserError(`${run.path} is at step ${step} already: name a later step to train until`);
   let saved = step;
   let last: LogLine = { step };
   const save = async (): Promise<void> => {
@@ -122,15 +127,15 @@ export async function train(
   let sums: Record<string, number> = {};
   let counted = 0;
   let clock = performance.now();
-  let next = step < config.steps ? prepare(task, config, step) : undefined;
-  while (step < config.steps) {
+  let next = step < end ? prepare(task, config, step) : undefined;
+  while (step < end) {
     if (hooks.signal?.aborted) {
       await save();
       throw new InterruptedError(`stopped at step ${step}; continue with --resume`);
     }
     const parts = await next!;
     // The next batch is made while the worker computes this one.
-    next = step + 1 < config.steps ? prepare(task, config, step + 1) : undefined;
+    next = step + 1 < end ? prepare(task, config, step + 1) : undefined;
     next?.catch(() => {
       // Reported when it is awaited.
     });
@@ -166,7 +171,7 @@ export async function train(
       counted += 1;
     }
 
-    const isLast = step === config.steps;
+    const isLast = step === end;
     if ((step % config.logEvery === 0 || isLast) && counted > 0) {
       const seconds = (performance.now() - clock) / 1000 / counted;
       last = rounded({

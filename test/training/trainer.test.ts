@@ -115,6 +115,15 @@ it("learns the same from a batch in parts as from the whole", async () => {
   }
 });
 
+it("stops where it is told to, and goes on from there as if it had not", async () => {
+  const unbroken = await run(config(), {}, { folder: `${out}-unbroken` });
+  const part = await run(config(), {}, { until: 3 });
+  expect(part.data).not.toEqual(unbroken.data);
+  expect(part.data).toEqual((await savedWeight(config())).data);
+  await expect(run(config(), {}, { until: 2, resume: true })).rejects.toThrow("is at step 3 already");
+  expect((await run(config(), {}, { until: 100, resume: true })).data).toEqual(unbroken.data);
+});
+
 describe("what is not finite", () => {
   it("costs its own step only", async () => {
     const said: string[] = [];

@@ -23,6 +23,12 @@ export const train = defineVerb({
       help: "the run's folder; new or empty, unless resumed",
     },
     resume: { type: "boolean", help: "continue the run in --out from its last checkpoint" },
+    until: {
+      type: "integer",
+      min: 1,
+      value: "STEP",
+      help: "stop after this step, before the configuration's last, and write the model as it is then",
+    },
     threads: {
       type: "integer",
       min: 1,
@@ -41,13 +47,14 @@ export const train = defineVerb({
 
   async run(
     { output, progress, log, signal },
-    { operands: { stage }, options: { config, out, resume, threads } },
+    { operands: { stage }, options: { config, out, resume, until, threads } },
   ) {
     const { readLog } = await import("../../training/run-folder.js");
     const { writeCurves } = await import("../../training/curves.js");
     const options: RunOptions = {
       out,
       resume,
+      until,
       threads,
       signal,
       log,
