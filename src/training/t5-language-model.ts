@@ -77,6 +77,12 @@ export const t5LanguageModelConfigSchema = z
     maxTextLength: z.int().min(8).default(256),
     /** Share of questions in blanks and dialogues that stand bare, without the frame of a prompt. */
     bareShare: z.number().min(0).max(1).default(0.5),
+    /**
+     * Share of single questions that are split at a random place, as in prefix language modelling: the encoder reads
+     * what comes before, the decoder the rest. A decoder that finds answers in dialogues so learns, a word at a time, to take
+     * the question too from the encoder.
+     */
+    splitShare: z.number().min(0).max(1).default(0),
     /** Share of a text's statements (sentences of one fact) in blanks and dialogues. */
     statementShare: z.number().min(0).max(1).default(0.5),
     /** Share of the questions of a type that are asked; all of a type that is not named. */
@@ -260,7 +266,9 @@ export class PairWriter {
         return this.blanks(scene, random, shares);
       case "questions": {
         const { question, answer } = random.pick(scene.questions);
-        return this.question(scene.description, question, answer);
+        const asked = { before: shortAnswerPrompt(question), missing: answer };
+        const isSplit = random.chance(shares.splitShare);
+        return this.behind(scene.description, asked, isSplit ? random : undefined);
       }
       case "captions":
         return this.caption(scene, random);
@@ -284,9 +292,17 @@ export class PairWriter {
     });
   }
 
-  private behind(description: string, { before, missing }: Cloze): PairRow {
-    const text = [...this.encode(`${description} .`), ...(before === "" ? [] : this.encode(before))];
-    return { text: [...text, this.ids.end], labels: [...this.encode(missing), this.ids.end] };
+  /** @param split draws up to where the encoder reads what comes before; to its end where absent. */
+  private behind(description: string, { before, missing }: Cloze, split?: Random): PairRow {
+    const words = before === "" ? [] : this.encode(before);
+    const cut = split?.between(0, words.length) ?? words.length;
+    const answer = [...this.encode(missing), this.ids.end];
+    const given = words.slice(cut);
+    return {
+      text: [...this.encode(`${description} .`), ...words.slice(0, cut), this.ids.end],
+      labels: [...given.map(() => ignoreIndex), ...answer],
+      said: [...given, ...answer],
+    };
   }
 
   /** As many of the questions and statements as fit, in random order; what they are about is read, not learnt. */
@@ -348,7 +364,10 @@ function clozes(
   return random.shuffle([...asked, ...stated]);
 }
 
-type Shares = Pick<T5LanguageModelConfig, "mostBlanks" | "bareShare" | "statementShare" | "typeShares">;
+type Shares = Pick<
+  T5LanguageModelConfig,
+  "mostBlanks" | "bareShare" | "splitShare" | "statementShare" | "typeShares"
+>;
 
 /** Answers from written descriptions, measured with the weights in the device's slots. */
 export async function t5AnswerMeasure(

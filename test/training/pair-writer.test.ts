@@ -18,7 +18,7 @@ const files = buildBpeTokenizer(
   "t5",
 );
 const tokenizer = createTokenizer(files["tokenizer.json"], files["tokenizer_config.json"]);
-const shares = { mostBlanks: 8, bareShare: 0.5, statementShare: 1, typeShares: {} };
+const shares = { mostBlanks: 8, bareShare: 0.5, splitShare: 0, statementShare: 1, typeShares: {} };
 const end = tokenizer.idOf("</s>");
 
 const spoken = (ids: readonly number[]): string =>
@@ -88,6 +88,21 @@ describe("pairs", () => {
       expect(spoken(text)).toBe(`${scene.description} . ${shortAnswerPrompt(asked.question)}</s>`);
       expect(spoken(labels)).toBe(`${asked.answer}</s>`);
     }
+  });
+
+  it("with a question that is split: the decoder reads on where the encoder ends, and learns the answer only", () => {
+    const kept = new Set<number>();
+    for (const { text, labels, said } of pairs("questions", undefined, { splitShare: 1 })) {
+      expect(text.at(-1)).toBe(end);
+      const read = spoken([...text.slice(0, -1), ...said!]).slice(`${scene.description} .`.length);
+      const asked = scene.questions.find(({ question }) => read.includes(question))!;
+      expect(read.trim()).toBe(`${shortAnswerPrompt(asked.question)} ${asked.answer}</s>`);
+      expect(spoken(labels.filter((label) => label !== ignoreIndex))).toBe(`${asked.answer}</s>`);
+      expect(labels.every((label, i) => label === ignoreIndex || label === said![i])).toBe(true);
+      kept.add(labels.filter((label) => label === ignoreIndex).length);
+    }
+    expect(Math.min(...kept)).toBe(0);
+    expect(kept.size).toBeGreaterThan(4);
   });
 
   it("with a caption: the two pieces are the caption, cut before its middle at the latest", () => {
