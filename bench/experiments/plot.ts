@@ -1,13 +1,11 @@
 /** Plots of the experiments page, as SVG: one line per arm through the means of its seeds, in the band of all of them. */
 import {
+  axes,
   coordinate,
   fonts,
   ink,
-  line,
   linearScale,
-  niceTicks,
   shareScale,
-  short,
   text,
   type Scale,
 } from "../../src/training/drawing.js";
@@ -88,16 +86,8 @@ function panelSvg({ title, across, isShare, series }: Panel, labels: readonly st
   const values = points.flatMap(({ y }) => [y.min, y.max]);
   const scale: Scale = isShare ? shareScale : linearScale(Math.min(...values), Math.max(...values));
   const last = Math.max(...points.map(({ x }) => x)) || 1;
-  const x = (value: number): number => size.left + ((right - size.left) * value) / last;
-  const y = (value: number): number => bottom - (bottom - size.top) * scale.place(value);
-  const grid = scale.ticks.flatMap((tick) => [
-    line(size.left, y(tick), right, y(tick), ink.grid),
-    text(size.left - 6, y(tick) + 3.5, short(tick), { size: 10, fill: ink.text, anchor: "end" }),
-  ]);
-  const marks = niceTicks(0, last, 4).flatMap((mark) => [
-    line(x(mark), bottom, x(mark), bottom + 4, ink.axis),
-    text(x(mark), bottom + 16, short(mark), { size: 10, fill: ink.text, anchor: "middle" }),
-  ]);
+  const { left, top } = size;
+  const { x, y, grid, marks } = axes({ left, right, top, bottom }, scale, last);
   const place = (at: number, value: number): string => `${coordinate(x(at))},${coordinate(y(value))}`;
   const drawn = series.flatMap(({ label, points: own }) => {
     if (own.length === 0) return [];
@@ -120,7 +110,6 @@ function panelSvg({ title, across, isShare, series }: Panel, labels: readonly st
   return [
     text(8, 20, title, { size: 12, fill: ink.title, weight: 600 }),
     ...grid,
-    line(size.left, bottom, right, bottom, ink.axis),
     ...marks,
     text(right, bottom + 32, across, { size: 10, fill: ink.faint, anchor: "end" }),
     ...drawn,

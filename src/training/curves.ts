@@ -6,13 +6,12 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { writeFileAtomic } from "../checkpoints/atomic-write.js";
 import {
+  axes,
   coordinate,
   fonts,
   ink,
-  line,
   linearScale,
   logScale,
-  niceTicks,
   shareScale,
   short,
   text,
@@ -106,16 +105,8 @@ function panelSvg({ name, group, points }: Curve, lastStep: number): string {
   const bottom = panel.height - panel.bottom;
   const values = points.map(({ value }) => value);
   const scale = isShare(name) ? shareScale : scaleOf(values, group);
-  const x = (step: number): number => panel.left + ((right - panel.left) * step) / lastStep;
-  const y = (value: number): number => bottom - (bottom - panel.top) * scale.place(value);
-  const grid = scale.ticks.flatMap((tick) => [
-    line(panel.left, y(tick), right, y(tick), ink.grid),
-    text(panel.left - 6, y(tick) + 3.5, short(tick), { size: 10, fill: ink.text, anchor: "end" }),
-  ]);
-  const steps = niceTicks(0, lastStep, 4).flatMap((step) => [
-    line(x(step), bottom, x(step), bottom + 4, ink.axis),
-    text(x(step), bottom + 16, short(step), { size: 10, fill: ink.text, anchor: "middle" }),
-  ]);
+  const { left, top } = panel;
+  const { x, y, grid, marks } = axes({ left, right, top, bottom }, scale, lastStep);
   const path = points.map(({ step, value }) => `${coordinate(x(step))},${coordinate(y(value))}`).join(" ");
   // Few points are shown one by one: an evaluation is an event, not a stretch.
   const isFew = points.length <= 40;
@@ -129,8 +120,7 @@ function panelSvg({ name, group, points }: Curve, lastStep: number): string {
     text(8, 16, words(name), { size: 12, fill: ink.title, weight: 600 }),
     text(8, 32, short(values.at(-1)!), { size: 12, fill: colors[group], weight: 600 }),
     ...grid,
-    line(panel.left, bottom, right, bottom, ink.axis),
-    ...steps,
+    ...marks,
     `<polyline points="${path}" fill="none" stroke="${colors[group]}" stroke-width="1.6" stroke-linejoin="round"/>`,
     ...dots,
   ].join("");

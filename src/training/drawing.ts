@@ -59,6 +59,39 @@ export function short(value: number): string {
   return String(Number(value.toPrecision(size >= 1000 ? 4 : 3)));
 }
 
+/** The axes of a panel, and where on it a number lies. */
+export interface Axes {
+  readonly x: (across: number) => number;
+  readonly y: (value: number) => number;
+  readonly grid: readonly string[];
+  readonly marks: readonly string[];
+}
+
+/** Axes in the box between four edges: from 0 to `last` across, and up by the scale. */
+export function axes(
+  { left, right, top, bottom }: Readonly<Record<"left" | "right" | "top" | "bottom", number>>,
+  scale: Scale,
+  last: number,
+): Axes {
+  const x = (across: number): number => left + ((right - left) * across) / last;
+  const y = (value: number): number => bottom - (bottom - top) * scale.place(value);
+  return {
+    x,
+    y,
+    grid: scale.ticks.flatMap((tick) => [
+      line(left, y(tick), right, y(tick), ink.grid),
+      text(left - 6, y(tick) + 3.5, short(tick), { size: 10, fill: ink.text, anchor: "end" }),
+    ]),
+    marks: [
+      line(left, bottom, right, bottom, ink.axis),
+      ...niceTicks(0, last, 4).flatMap((mark) => [
+        line(x(mark), bottom, x(mark), bottom + 4, ink.axis),
+        text(x(mark), bottom + 16, short(mark), { size: 10, fill: ink.text, anchor: "middle" }),
+      ]),
+    ],
+  };
+}
+
 export const coordinate = (value: number): string => String(Math.round(value * 10) / 10);
 
 interface TextStyle {

@@ -15,7 +15,7 @@ import { ignoreIndex } from "../objectives/cross-entropy.js";
 import { languageModelLoss } from "../objectives/stage-2.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import { answerMeasureOf, type AnswerMeasure } from "./answers.js";
-import { TextOrder } from "./text-order.js";
+import { textKeys, TextOrder } from "./text-order.js";
 import { paddedBatch, rememberingEncoder, type TokenRow } from "./token-rows.js";
 import { startWeights } from "./start-weights.js";
 import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
@@ -57,17 +57,7 @@ export const languageModelConfigSchema = z
      * is asked about then stands next to the answer, which is the form that is learnt first.
      */
     bareShare: z.number().min(0).max(1).default(0.5),
-    /** Share of the questions of a type that are asked; all of a type that is not named. */
-    typeShares: z.record(z.string(), z.number().min(0).max(1)).default({}),
-    /** Types of question that few texts ask: every other sequence is made of one that does. */
-    focus: z.array(z.string()).default([]),
-    /**
-     * Over these first steps the descriptions grow: from the shortest quarter of the corpus to all of it. Looking
-     * something up is found far sooner where there is little to look in.
-     */
-    curriculumSteps: z.int().nonnegative().default(0),
-    /** Folder of an earlier run of the same sizes whose weights this one starts from. */
-    start: z.string().optional(),
+    ...textKeys,
     ...trainerKeys,
   })
   .refine(...equalParts);

@@ -24,7 +24,7 @@ import type { TextTokenizer } from "../text/tokenizer.js";
 import { clozeOf, type Cloze } from "./cloze.js";
 import { answerMeasureOf, type AnswerMeasure } from "./answers.js";
 import { startWeights } from "./start-weights.js";
-import { TextOrder } from "./text-order.js";
+import { textKeys, TextOrder } from "./text-order.js";
 import { paddedIds, paddedRows, rememberingEncoder } from "./token-rows.js";
 import { equalParts, trainerKeys, weightSlots, type Task } from "./trainer.js";
 
@@ -85,14 +85,7 @@ export const t5LanguageModelConfigSchema = z
     splitShare: z.number().min(0).max(1).default(0),
     /** Share of a text's statements (sentences of one fact) in blanks and dialogues. */
     statementShare: z.number().min(0).max(1).default(0.5),
-    /** Share of the questions of a type that are asked; all of a type that is not named. */
-    typeShares: z.record(z.string(), z.number().min(0).max(1)).default({}),
-    /** Types of question that few texts ask: every other row is made of one that does. */
-    focus: z.array(z.string()).default([]),
-    /** Over these first steps the descriptions grow: from the shortest quarter of the corpus to all of it. */
-    curriculumSteps: z.int().nonnegative().default(0),
-    /** Folder of an earlier run of the same sizes whose weights this one starts from. */
-    start: z.string().optional(),
+    ...textKeys,
     ...trainerKeys,
   })
   .refine(...equalParts);

@@ -1,15 +1,29 @@
 /** In which order a language model meets the texts of its corpus: a function of seed and position. */
+import { z } from "zod";
 import { ShuffledPasses } from "../data/shuffle.js";
 import type { DescribedScene } from "../data/text-corpus.js";
 import { UserError } from "../errors.js";
+
+/** The keys of every training on texts. */
+export const textKeys = {
+  /** Share of the questions of a type that are asked; all of a type that is not named. */
+  typeShares: z.record(z.string(), z.number().min(0).max(1)).default({}),
+  /** Types of question that few texts ask: every other row is made of one that does. */
+  focus: z.array(z.string()).default([]),
+  /**
+   * Over these first steps the descriptions grow: from the shortest quarter of the corpus to all of it. Looking something
+   * up is found far sooner where there is little to look in.
+   */
+  curriculumSteps: z.int().nonnegative().default(0),
+  /** Folder of an earlier run of the same sizes whose weights this one starts from. */
+  start: z.string().optional(),
+} as const;
 
 interface OrderOptions {
   /** Where the texts come from, for errors. */
   readonly data: string;
   readonly seed: number;
-  /** Types of question that few texts ask: every other text is one that does. */
   readonly focus: readonly string[];
-  /** Over these first steps the texts grow: from the shortest quarter of the corpus to all of it. */
   readonly curriculumSteps: number;
 }
 
