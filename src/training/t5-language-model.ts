@@ -83,6 +83,11 @@ export const t5LanguageModelConfigSchema = z
      * the question too from the encoder.
      */
     splitShare: z.number().min(0).max(1).default(0),
+    /**
+     * Share of the other single questions that the decoder says again before it answers, which the encoder's text asks for by ending
+     * with the question. To find the question is half of answering it, and is learnt first.
+     */
+    echoShare: z.number().min(0).max(1).default(0),
     /** Share of a text's statements (sentences of one fact) in blanks and dialogues. */
     statementShare: z.number().min(0).max(1).default(0.5),
     ...textKeys,
@@ -260,8 +265,9 @@ export class PairWriter {
       case "questions": {
         const { question, answer } = random.pick(scene.questions);
         const asked = { before: shortAnswerPrompt(question), missing: answer };
-        const isSplit = random.chance(shares.splitShare);
-        return this.behind(scene.description, asked, isSplit ? random : undefined);
+        if (random.chance(shares.splitShare)) return this.behind(scene.description, asked, random);
+        if (random.chance(shares.echoShare)) return this.echo(scene.description, question, answer);
+        return this.behind(scene.description, asked);
       }
       case "captions":
         return this.caption(scene, random);
@@ -271,6 +277,11 @@ export class PairWriter {
   /** A question behind a description, and its answer. */
   question(description: string, question: string, answer: string): PairRow {
     return this.behind(description, { before: shortAnswerPrompt(question), missing: answer });
+  }
+
+  private echo(description: string, question: string, answer: string): PairRow {
+    const answered = `${shortAnswerPrompt(question)} ${answer}`.slice("Question: ".length);
+    return this.behind(description, { before: `Question: ${question}`, missing: answered });
   }
 
   private caption({ description, captions, statements }: DescribedScene, random: Random): PairRow {
@@ -359,7 +370,7 @@ function clozes(
 
 type Shares = Pick<
   T5LanguageModelConfig,
-  "mostBlanks" | "bareShare" | "splitShare" | "statementShare" | "typeShares"
+  "mostBlanks" | "bareShare" | "splitShare" | "echoShare" | "statementShare" | "typeShares"
 >;
 
 /** Answers from written descriptions, measured with the weights in the device's slots. */

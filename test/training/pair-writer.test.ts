@@ -18,7 +18,14 @@ const files = buildBpeTokenizer(
   "t5",
 );
 const tokenizer = createTokenizer(files["tokenizer.json"], files["tokenizer_config.json"]);
-const shares = { mostBlanks: 8, bareShare: 0.5, splitShare: 0, statementShare: 1, typeShares: {} };
+const shares = {
+  mostBlanks: 8,
+  bareShare: 0.5,
+  splitShare: 0,
+  echoShare: 0,
+  statementShare: 1,
+  typeShares: {},
+};
 const end = tokenizer.idOf("</s>");
 
 const spoken = (ids: readonly number[]): string =>
@@ -103,6 +110,14 @@ describe("pairs", () => {
     }
     expect(Math.min(...kept)).toBe(0);
     expect(kept.size).toBeGreaterThan(4);
+  });
+
+  it("with a question that is said again: the decoder asks it and answers", () => {
+    for (const { text, labels } of pairs("questions", undefined, { echoShare: 1 })) {
+      const asked = scene.questions.find(({ question }) => spoken(text).includes(question))!;
+      expect(spoken(text)).toBe(`${scene.description} . Question: ${asked.question}</s>`);
+      expect(spoken(labels)).toBe(`${asked.question} Short answer: ${asked.answer}</s>`);
+    }
   });
 
   it("with a caption: the two pieces are the caption, cut before its middle at the latest", () => {
