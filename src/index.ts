@@ -38,6 +38,7 @@ export {
   type EncodedImage,
   type ImageTextPair,
   type ImageTextScore,
+  type RankedText,
   type RetrieverForwardInputs,
   type RetrieverForwardOutputs,
 } from "./retrieval/blip-2-retriever.js";

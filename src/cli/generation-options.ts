@@ -58,6 +58,21 @@ export const promptFormatOption = {
   },
 } as const satisfies Options;
 
+/** Spread into the options of a verb whose captions a second model may choose among. */
+export const rankingOptions = {
+  rankBy: {
+    type: "string",
+    value: "MODEL",
+    help: "write several captions and keep those that this retrieval model finds nearest to the picture; none if not given",
+  },
+  candidates: {
+    type: "integer",
+    min: 2,
+    max: 1000,
+    help: "captions that --rank-by chooses from; 8",
+  },
+} as const satisfies Options;
+
 /** All options of the verbs that answer questions about a picture. */
 export const answerOptions = {
   ...modelOptions,
@@ -65,6 +80,27 @@ export const answerOptions = {
   ...promptFormatOption,
   ...generationOptions,
 } as const satisfies Options;
+
+/**
+ * How many captions there are to choose from; undefined where none are ranked. Throws a `UserError` with exit code 2
+ * where the options contradict each other.
+ */
+export function candidatesOf(
+  verb: string,
+  { rankBy, candidates, beams, sample }: Partial<Arguments<typeof rankingOptions, never>["options"]> & Given,
+): number | undefined {
+  const fail = (problem: string): never => {
+    throw new UserError(`${verb}: ${problem}`, { exitCode: 2 });
+  };
+  if (rankBy === undefined)
+    return candidates === undefined
+      ? undefined
+      : fail("--candidates is an option of ranking; give --rank-by too");
+  const count = candidates ?? 8;
+  if (sample !== true && beams !== undefined && beams < count)
+    fail(`--candidates ${count} is more than --beams ${beams}; give more beams or fewer candidates`);
+  return count;
+}
 
 type Given = Partial<Arguments<typeof generationOptions, never>["options"]>;
 type Settings = Omit<GenerateOptions, "image" | "prompt" | "numReturnSequences" | "signal">;

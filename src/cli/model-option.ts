@@ -1,5 +1,5 @@
 /** `--model` and `--revision` of the verbs that work with a model, and the way from them to its folder. */
-import type { Blip2 } from "../index.js";
+import type { Blip2, Blip2Retriever } from "../index.js";
 import type { Context } from "./verb.js";
 
 const help = "a folder, or else the name of a model on the Hugging Face hub, which is fetched once";
@@ -61,6 +61,17 @@ export async function loadBlip2(
   const { Blip2 } = await import("../index.js");
   const { revision, ...rest } = options;
   return Blip2.load(await modelFolder(context, name, revision), { ...rest, ...loadingHooks(context) });
+}
+
+/** Loads the model that ranks what another wrote. */
+export async function loadRetriever(
+  context: Context,
+  name: string,
+  options: { readonly threads?: number | undefined } = {},
+): Promise<Blip2Retriever> {
+  const { Blip2Retriever } = await import("../index.js");
+  const folder = await modelFolder(context, name, undefined);
+  return Blip2Retriever.load(folder, { ...options, ...loadingHooks(context) });
 }
 
 /** The options of loading that show on the command line how it goes. */

@@ -10,8 +10,24 @@ export interface Captioner {
   generateBatch(options: {
     readonly images: readonly string[];
     readonly numBeams?: number | undefined;
+    readonly numReturnSequences?: number | undefined;
     readonly signal?: AbortSignal | undefined;
-  }): Promise<readonly { readonly text: string; readonly logProbability: number }[]>;
+  }): Promise<readonly (Written & { readonly sequences?: readonly Written[] })[]>;
+}
+
+interface Written {
+  readonly text: string;
+  readonly logProbability: number;
+}
+
+/** What chooses among captions: `Blip2Retriever`, or a test's stand-in. */
+export interface Ranker {
+  /** The nearest first. */
+  rankTexts(
+    image: string,
+    texts: readonly string[],
+    options: { readonly signal?: AbortSignal | undefined },
+  ): Promise<readonly { readonly index: number }[]>;
 }
 
 export interface CaptionEvaluation extends Pick<TrainingHooks, "signal" | "onProgress"> {
@@ -20,7 +36,10 @@ export interface CaptionEvaluation extends Pick<TrainingHooks, "signal" | "onPro
   readonly split: string;
   /** Only the first pictures of the split. */
   readonly limit?: number | undefined;
+  /** Of the search; with `ranking` not below its candidates. */
   readonly beams?: number | undefined;
+  /** Of so many captions the one that is nearest to the picture counts. */
+  readonly ranking?: { readonly ranker: Ranker; readonly candidates: number } | undefined;
 }
 
 /** A picture with what the model said. */
@@ -37,7 +56,7 @@ const picturesAtOnce = 16;
 
 export async function evaluateCaptions(
   model: Captioner,
-  { data, split, limit, beams, signal, onProgress }: CaptionEvaluation,
+  { data, split, limit, beams, ranking, signal, onProgress }: CaptionEvaluation,
 ): Promise<{ readonly quality: CaptionQuality; readonly predictions: readonly CaptionPrediction[] }> {
   const { held_out: heldOut = [] } = await readWorld(data);
   const scenes = await readScenes(data, split);
@@ -47,16 +66,19 @@ export async function evaluateCaptions(
   for (let from = 0; from < pictures.length; from += picturesAtOnce) {
     const part = pictures.slice(from, from + picturesAtOnce);
     const images = part.map(({ file }) => file);
+    const width = beams ?? ranking?.candidates;
     const generated = await model.generateBatch({
       images,
-      ...(beams !== undefined && { numBeams: beams }),
+      ...(width !== undefined && { numBeams: width }),
+      ...(ranking !== undefined && { numReturnSequences: ranking.candidates }),
       ...(signal !== undefined && { signal }),
     });
     for (const [i, { id, file, captions }] of part.entries()) {
       const scene = scenes.get(id);
       if (scene === undefined)
         throw new UserError(`${data}/scenes_${split}.json does not hold picture ${id} (${file})`);
-      const { text: caption, logProbability } = generated[i]!;
+      const written = generated[i]!.sequences ?? [generated[i]!];
+      const { text: caption, logProbability } = await chosen(file, written, ranking?.ranker, signal);
       judged.push({ caption, scene });
       const exact = captionQuality([{ caption, scene }]).captionExact === 1;
       predictions.push({ image: file, caption, logProbability, references: captions, exact });
@@ -64,4 +86,16 @@ export async function evaluateCaptions(
     onProgress?.({ step: from + part.length, total: pictures.length, detail: "captions" });
   }
   return { quality: captionQuality(judged, heldOut), predictions };
+}
+
+async function chosen(
+  image: string,
+  written: readonly Written[],
+  ranker: Ranker | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Written> {
+  if (ranker === undefined) return written[0]!;
+  const texts = written.map(({ text }) => text);
+  const [nearest] = await ranker.rankTexts(image, texts, { signal });
+  return written[nearest!.index]!;
 }

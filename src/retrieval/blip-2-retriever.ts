@@ -27,6 +27,15 @@ export interface ImageTextScore {
   readonly itmProbability: number;
 }
 
+/** A text among others, by how near it is to a picture. */
+export interface RankedText {
+  readonly text: string;
+  /** Its place among the texts that were given. */
+  readonly index: number;
+  /** Contrastive similarity, as in `ImageTextScore`. */
+  readonly itc: number;
+}
+
 /** A picture that the vision model has seen, from `encodeImages`. Stands for the picture wherever one is taken. */
 export class EncodedImage {
   /** @internal */
@@ -155,6 +164,23 @@ export class Blip2Retriever {
       texts.map((text) => ({ image, text })),
       options.signal,
     );
+  }
+
+  /**
+   * Texts, the nearest to the picture first, by contrastive similarity alone; equals stay in their order. BLIP and BLIP-2 so
+   * choose among captions that a model wrote for their pre-training data (paper section 3.4, there with CLIP).
+   */
+  async rankTexts(
+    image: ImageSource | EncodedImage,
+    texts: readonly string[],
+    options: RetrieverRunOptions = {},
+  ): Promise<RankedText[]> {
+    checkRetrieverOptions("rankTexts", options);
+    const rows = await this.embedTexts(texts, options);
+    const queries = await this.embedImage(image, options);
+    return texts
+      .map((text, index) => ({ text, index, itc: bestCosine(queries, rows[index]!) }))
+      .sort((a, b) => b.itc - a.itc);
   }
 
   /** Pairs, in their order. The vision model runs once for each path and for each object that stands for a picture. */

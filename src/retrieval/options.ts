@@ -47,6 +47,7 @@ const schemas = {
   score: z.strictObject({ signal }),
   scoreTexts: z.strictObject({ signal }),
   scorePairs: z.strictObject({ signal }),
+  rankTexts: z.strictObject({ signal }),
   encodeImages: z.strictObject({ signal }),
   embedImages: z.strictObject({ signal }),
   embedTexts: z.strictObject({ signal }),

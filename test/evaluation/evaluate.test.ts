@@ -3,7 +3,12 @@ import { readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readCaptionSet } from "../../src/data/caption-set.js";
-import { evaluateCaptions, type Captioner } from "../../src/evaluation/caption.js";
+import {
+  evaluateCaptions,
+  type CaptionEvaluation,
+  type Captioner,
+  type Ranker,
+} from "../../src/evaluation/caption.js";
 import { Blip2Retriever } from "../../src/index.js";
 import { blip2 } from "../cli/captured.js";
 import { makeTinyWorld, trainBefore, type TinyWorld } from "../training/tiny-world.js";
@@ -110,6 +115,33 @@ describe("caption", () => {
       "heldOutF1",
     );
     expect(batches).toEqual([6, 8]);
+  });
+});
+
+describe("captions that are ranked", () => {
+  it("counts the one that the ranker puts first", async () => {
+    const asked: object[] = [];
+    const captioner: Captioner = {
+      generateBatch: ({ images, ...rest }) => {
+        asked.push(rest);
+        const [first, second] = ["a star", "a cup"].map((text) => ({ text, logProbability: 0 }));
+        return Promise.resolve(images.map(() => ({ ...first!, sequences: [first!, second!] })));
+      },
+    };
+    const ranker: Ranker = { rankTexts: (_, texts) => Promise.resolve([{ index: texts.indexOf("a cup") }]) };
+    const folder = { data: world.data, split: "test", limit: 3 };
+    const said = async (options: Partial<CaptionEvaluation>) =>
+      (await evaluateCaptions(captioner, { ...folder, ...options })).predictions.map(
+        ({ caption }) => caption,
+      );
+    expect(await said({})).toEqual(["a star", "a star", "a star"]);
+    expect(await said({ ranking: { ranker, candidates: 6 } })).toEqual(["a cup", "a cup", "a cup"]);
+    await said({ beams: 7, ranking: { ranker, candidates: 6 } });
+    expect(asked).toEqual([
+      {},
+      { numBeams: 6, numReturnSequences: 6 },
+      { numBeams: 7, numReturnSequences: 6 },
+    ]);
   });
 });
 

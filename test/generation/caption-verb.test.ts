@@ -2,6 +2,7 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Blip2Retriever } from "../../src/index.js";
 import { blip2 } from "../cli/captured.js";
 import { temporaryFolder, writeTinyModel } from "./tiny-model.js";
 
@@ -69,6 +70,24 @@ describe("blip2 caption", () => {
     expect(found[2]).not.toBe(found[0]);
   });
 
+  it("keeps the captions that a second model finds nearest to the picture", async () => {
+    const ranked = ["--rank-by", "models/scenes-retrieval", "--candidates", "4", "--num-captions", "3"];
+    const words = ["caption", at("red.png"), ...small, "--prompt", "a", "--json"];
+    const { code, stdout, stderr } = await blip2([...words, ...ranked]);
+    expect([code, stderr]).toEqual([0, ""]);
+    const kept = lines(stdout);
+    expect(kept).toHaveLength(3);
+    const cosines = kept.map(({ itc }) => itc as number);
+    expect(cosines).toEqual(cosines.toSorted((a, b) => b - a));
+    // Nothing but the order and the number comes from the second model.
+    const all = lines((await blip2([...words, "--beams", "4", "--num-captions", "4"])).stdout);
+    for (const { itc: _, ...line } of kept) expect(all).toContainEqual(line);
+    await using retriever = await Blip2Retriever.load("models/scenes-retrieval");
+    const whole = all.map(({ caption }) => `a ${String(caption)}`);
+    const [best] = await retriever.rankTexts(at("red.png"), whole);
+    expect(kept[0]!["itc"]).toBeCloseTo(best!.itc, 5);
+  });
+
   it("goes on after pictures that cannot be read, names each, and fails in the end", async () => {
     const broken = {
       "missing.png": "this picture does not exist",
@@ -104,6 +123,14 @@ describe("blip2 caption", () => {
       2,
       "is more than --max-new-tokens 3",
     ],
+    [
+      ["caption", "x.png", "--candidates", "4"],
+      2,
+      "--candidates is an option of ranking; give --rank-by too",
+    ],
+    [["caption", "x.png", "--rank-by", "m", "--beams", "4"], 2, "--candidates 8 is more than --beams 4"],
+    [["caption", "x.png", "--rank-by", "m", "--num-captions", "9"], 2, "is more than --candidates 8"],
+    [["caption", "x.png", "--rank-by", "/no/such/folder"], 1, "/no/such/folder: this folder does not exist"],
     [["caption", "x.png", "--beam", "3"], 2, "did you mean --beams?"],
     [["caption", "x.png", "--model", "/no/such/folder"], 1, "/no/such/folder: this folder does not exist"],
   ])("%j ends with a sentence", async (words, code, message) => {

@@ -1,12 +1,18 @@
 import { UserError } from "../../errors.js";
-import { promptFormatOption } from "../generation-options.js";
-import { loadBlip2, modelFolder, precisionOption, requiredModelOptions } from "../model-option.js";
+import { candidatesOf, promptFormatOption, rankingOptions } from "../generation-options.js";
+import {
+  loadBlip2,
+  loadRetriever,
+  modelFolder,
+  precisionOption,
+  requiredModelOptions,
+} from "../model-option.js";
 import { kebabCase } from "../options.js";
 import { defineVerb } from "../verb.js";
 
 /** What can be evaluated, and which options apply to it besides those that apply to all. */
 const tasks = {
-  caption: ["split", "beams", "out", "precision"],
+  caption: ["split", "beams", "rankBy", "candidates", "out", "precision"],
   vqa: ["split", "beams", "given", "promptFormat", "out", "precision"],
   vision: ["split", "towers"],
   "language-model": ["out"],
@@ -36,6 +42,8 @@ export const evaluate = defineVerb({
       min: 1,
       help: "beams of the search (caption, vqa); if not given the model's own default, for vqa 5",
     },
+    rankBy: { ...rankingOptions.rankBy, help: `${rankingOptions.rankBy.help} (caption)` },
+    candidates: { ...rankingOptions.candidates, help: `${rankingOptions.candidates.help} (caption)` },
     given: {
       type: "enum",
       choices: ["picture", "nothing", "description"],
@@ -114,6 +122,7 @@ export const evaluate = defineVerb({
       split = "test",
       limit,
       beams,
+      rankBy,
       given,
       promptFormat,
       towers,
@@ -130,6 +139,7 @@ export const evaluate = defineVerb({
       const names = idle.map((name) => `--${kebabCase(name)}`).join(", ");
       throw new UserError(`evaluate: ${names} does not apply to ${task}`, { exitCode: 2 });
     }
+    const candidates = candidatesOf("evaluate", { rankBy, candidates: options.candidates, beams });
     const model = await modelFolder(context, name, revision);
     const common = {
       model,
@@ -149,7 +159,15 @@ export const evaluate = defineVerb({
       case "caption": {
         const { evaluateCaptions } = await import("../../evaluation/caption.js");
         await using captioner = await loadBlip2(context, model, { revision: undefined, precision, threads });
-        const { quality, predictions } = await evaluateCaptions(captioner, { ...common, split, beams });
+        await using ranker =
+          rankBy === undefined ? undefined : await loadRetriever(context, rankBy, { threads });
+        const ranking = ranker && { ranker, candidates: candidates! };
+        const { quality, predictions } = await evaluateCaptions(captioner, {
+          ...common,
+          split,
+          beams,
+          ranking,
+        });
         await keep(predictions);
         return output.record(quality);
       }
