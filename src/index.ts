@@ -17,7 +17,6 @@ export {
 } from "./models/attention-maps.js";
 export {
   Blip2,
-  type ChatOptions,
   type ForwardInputs,
   type ForwardOutputs,
   type Generated,
@@ -28,7 +27,7 @@ export {
   type LoadOptions,
   type StreamOptions,
 } from "./generation/blip-2.js";
-export type { Chat } from "./generation/chat.js";
+export type { Chat, ChatOptions } from "./generation/chat.js";
 export type { ImageView } from "./generation/image-view.js";
 export type { Turn } from "./generation/questions.js";
 export type { DownloadReport, HubOptions } from "./checkpoints/hub.js";

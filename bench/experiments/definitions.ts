@@ -15,18 +15,18 @@ const stage1 = (overrides: StageDefinition["overrides"] = {}): StageDefinition =
   overrides: { steps: 300, ...overrides },
 });
 
-/** A stage 2 of four minutes from the bundled stage 1, measured at three points. */
+/** A stage 2 of three minutes from the bundled stage 1, measured at two points. */
 const stage2 = (overrides: StageDefinition["overrides"]): StageDefinition => ({
   stage: "stage2",
   base: "configs/scenes/stage2.json",
   measureEvery: 200,
-  overrides: { stage1: "models/scenes-retrieval", steps: 600, ...overrides },
+  overrides: { stage1: "models/scenes-retrieval", steps: 400, ...overrides },
 });
 
 /** What both families learn from; as in configs/scenes/stage2-statements.json. */
 const texts = { statementShare: 0.5, statements: 6, maxTextLength: 64, promptScale: 2.5 };
 const opt = { languageModel: "runs/language-model-statements/model", ...texts };
-const t5 = { languageModel: "runs/t5-questions/model", ...texts };
+const t5 = { languageModel: "runs/t5-captions/model", ...texts };
 
 const bundled = [
   { name: "opt", label: "OPT", model: "models/scenes-opt" },

@@ -51,10 +51,14 @@ export const generationOptions = {
 } as const satisfies Options;
 
 /** Spread into the options of a verb that puts questions to a model. */
-export const promptFormatOption = {
+export const questionOptions = {
   promptFormat: {
     type: "string",
-    help: 'how a question is put, with {} where it goes; "Question: {} Answer:", for T5 "Question: {} Short answer:"',
+    help: 'how a question is put, with {} where it goes; the model\'s own, or "Question: {} Answer:", for T5 "Question: {} Short answer:"',
+  },
+  answerAfter: {
+    type: "string",
+    help: "where this occurs in what the model says, the answer is what stands behind it; the model's own, or none",
   },
 } as const satisfies Options;
 
@@ -77,7 +81,7 @@ export const rankingOptions = {
 export const answerOptions = {
   ...modelOptions,
   ...precisionOption,
-  ...promptFormatOption,
+  ...questionOptions,
   ...generationOptions,
 } as const satisfies Options;
 
@@ -102,7 +106,9 @@ export function candidatesOf(
   return count;
 }
 
-type Given = Partial<Arguments<typeof generationOptions, never>["options"]>;
+type Given = Partial<
+  Arguments<typeof generationOptions & Pick<typeof questionOptions, "answerAfter">, never>["options"]
+>;
 type Settings = Omit<GenerateOptions, "image" | "prompt" | "numReturnSequences" | "signal">;
 
 /**
@@ -131,6 +137,7 @@ export function generationSettings(verb: string, options: Given): Settings {
     repetitionPenalty: options.repetitionPenalty,
     noRepeatNgramSize: noRepeatNgram,
     stop: stop.length === 0 ? undefined : stop,
+    answerAfter: options.answerAfter,
     sample: sample ? true : undefined,
     temperature,
     topK,

@@ -9,7 +9,7 @@ import { Random } from "../data/random.js";
 import { describe, type Scene } from "../data/scenes/index.js";
 import { readScenes } from "../data/scenes/read.js";
 import { UserError } from "../errors.js";
-import { answerSettings, questionFormat, questionPrompt } from "../generation/questions.js";
+import { answerSettings, questionPrompt, type Asked } from "../generation/questions.js";
 import type { GenerateSettings } from "../generation/options.js";
 import type { TrainingHooks } from "../training/trainer.js";
 import { accuracies, constantAccuracies, vqaAccuracy } from "./vqa-accuracy.js";
@@ -20,8 +20,7 @@ export type Given = "picture" | "nothing" | "description";
 type Answers = Promise<readonly { readonly text: string }[]>;
 
 /** What answers: `Blip2`, or a test's stand-in. */
-export interface Answerer<View extends AsyncDisposable = AsyncDisposable> {
-  readonly config: { readonly text_config: { readonly model_type: string } };
+export interface Answerer<View extends AsyncDisposable = AsyncDisposable> extends Asked {
   look(image: string, options: { readonly signal?: AbortSignal | undefined }): Promise<View>;
   generateBatch(
     options: GenerateSettings & {
@@ -47,8 +46,10 @@ export interface VqaEvaluation extends Pick<TrainingHooks, "signal" | "onProgres
   readonly beams?: number | undefined;
   /** Default: the picture. A description needs `scenes_<split>.json`. */
   readonly given?: Given | undefined;
-  /** With `{}` where a question goes. Default: the paper's for this kind of language model. */
+  /** With `{}` where a question goes. Default: the model's own. */
   readonly promptFormat?: string | undefined;
+  /** See `GenerateSettings`. Default: the model's own. */
+  readonly answerAfter?: string | undefined;
 }
 
 /** A question with what the model said; the first two keys are those of the VQA evaluation's files of results. */
@@ -163,10 +164,9 @@ export async function evaluateVqa<View extends AsyncDisposable>(
   options: VqaEvaluation,
 ): Promise<{ readonly measures: Record<string, number>; readonly predictions: readonly VqaPrediction[] }> {
   const { data, split, limit, beams, given = "picture", signal, onProgress } = options;
-  const languageModel = model.config.text_config.model_type;
-  const { promptFormat = questionFormat(languageModel) } = options;
+  const { promptFormat = model.questionFormat, answerAfter } = options;
   const questions = byPicture((await readQuestionSet(data, split)).slice(0, limit));
-  const usual = answerSettings(languageModel);
+  const usual = answerSettings(model, { answerAfter });
   const settings = { ...usual, ...(beams !== undefined && { numBeams: beams }), signal };
   const askings: { readonly [G in Given]: () => Promise<Asking> } = {
     picture: async () => new AskingPictures(model, await readPicturesOf(questions, data, split)),

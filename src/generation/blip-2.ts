@@ -14,7 +14,7 @@ import { sizedVision } from "../models/picture-size.js";
 import { labelLoss, nextTokenLoss } from "../objectives/cross-entropy.js";
 import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
 import { blip2Parts, Blip2Runner } from "./blip-2-runner.js";
-import { Chat } from "./chat.js";
+import { Chat, type ChatOptions } from "./chat.js";
 import { EncoderDecoder } from "./encoder-decoder.js";
 import { decoderInputs, refuseDecoderInputs } from "./decoder-inputs.js";
 import { generateTokens, generationSteps } from "./generate.js";
@@ -27,7 +27,6 @@ import {
   type GenerationDefaults,
 } from "./options.js";
 import { paddedPrompt } from "./padded-prompt.js";
-import { questionFormat } from "./questions.js";
 import {
   floats,
   integers,
@@ -85,18 +84,6 @@ export type StreamOptions = Omit<GenerateOptions, "numBeams" | "numReturnSequenc
   readonly numBeams?: 1 | undefined;
   readonly numReturnSequences?: 1 | undefined;
 };
-
-export interface ChatOptions {
-  readonly image: ImageSource | ImageView;
-  /** How a question is put, with `{}` where it goes. Default: the paper's for this kind of language model. */
-  readonly format?: string | undefined;
-  /**
-   * The oldest turns are left out so that a question with all before it takes at most so many tokens, counted as
-   * `contextLength` does. Default: the model's positions; for T5, which has no limit of its own, 512.
-   */
-  readonly context?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
 
 /** T5's positions are relative; it was trained on so many tokens at once (Raffel et al. 2020, section 3.1.2). */
 const t5Context = 512;
@@ -207,6 +194,16 @@ export class Blip2 {
     return this.runner.config;
   }
 
+  /** How questions are put, with `{}` where they go: generation_config.json's `question_format`, or the paper's. */
+  get questionFormat(): string {
+    return this.defaults.questionFormat;
+  }
+
+  /** See `GenerateSettings`. */
+  get answerAfter(): string | undefined {
+    return this.defaults.answerAfter;
+  }
+
   /** Describes a picture, or goes on from a prompt about it. */
   async generate(options: GenerateOptions): Promise<Generated> {
     checkOptions("generate", options);
@@ -300,7 +297,7 @@ export class Blip2 {
   /** Begins a chat about a picture, which is looked at once. */
   async chat(options: ChatOptions): Promise<Chat> {
     checkOptions("chat", options);
-    const { image, format = questionFormat(this.config.text_config.model_type), signal } = options;
+    const { image, format = this.questionFormat, signal } = options;
     const { maximumLength } = this.runner.decoder;
     const { context = Number.isFinite(maximumLength) ? maximumLength : t5Context } = options;
     if (context > maximumLength) {
@@ -418,7 +415,8 @@ export class Blip2 {
   private settings(call: string, asked: GenerateSettings): [settings: SearchSettings, writer: TextWriter] {
     const settings = searchSettings(call, asked, this.defaults);
     const stops = asked.stop === undefined ? this.defaults.stops : [asked.stop].flat();
-    const writer = new TextWriter(this.tokenizer, this.defaults.endIds, stops);
+    const after = asked.answerAfter ?? this.answerAfter;
+    const writer = new TextWriter(this.tokenizer, this.defaults.endIds, stops, after);
     // A word within a text has a space before it, and with it another id.
     const spellings = (asked.badWords ?? []).flatMap((word) => [word, ` ${word}`]);
     const words = spellings.map((word) => this.tokenizer.encode(word, { addSpecialTokens: false }));

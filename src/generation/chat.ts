@@ -1,9 +1,22 @@
 /** Several questions about one picture, each asked behind the ones before and their answers. */
 import { UserError } from "../errors.js";
 import type { Generated, GenerateOptions, StreamOptions } from "./blip-2.js";
+import type { ImageSource } from "../images/load-image.js";
 import type { ImageView } from "./image-view.js";
 import { checkOptions, type GenerateSettings } from "./options.js";
 import { questionPrompt, type Turn } from "./questions.js";
+
+export interface ChatOptions {
+  readonly image: ImageSource | ImageView;
+  /** How a question is put, with `{}` where it goes. Default: `questionFormat`. */
+  readonly format?: string | undefined;
+  /**
+   * The oldest turns are left out so that a question with all before it takes at most so many tokens, counted as
+   * `contextLength` does. Default: the model's positions; for T5, which has no limit of its own, 512.
+   */
+  readonly context?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
 
 /** What a chat needs of a model. */
 export interface ChatModel {

@@ -28,6 +28,9 @@ const schema = z.looseObject({
   top_p: z.number().positive().max(1).nullish(),
   penalty_alpha: z.number().min(0).max(1).nullish(),
   stop_strings: z.union([z.string().min(1), z.array(z.string().min(1))]).nullish(),
+  /** Of this package, `questionFormat` and `answerAfter` in its options; others pass over them. */
+  question_format: z.string().nullish(),
+  answer_after: z.string().min(1).nullish(),
 });
 
 export type GenerationConfig = z.infer<typeof schema>;

@@ -4,6 +4,7 @@ import { checkAgainst, show } from "../check-options.js";
 import { UserError } from "../errors.js";
 import { precisions } from "../models/precision.js";
 import { parseGenerationConfig } from "./generation-config.js";
+import { questionFormat } from "./questions.js";
 import type { SearchSettings } from "./search.js";
 
 export interface GenerateSettings {
@@ -25,6 +26,11 @@ export interface GenerateSettings {
   readonly badWords?: readonly string[] | undefined;
   /** A text ends before the first of these; none is part of it. Default: `stop_strings`, or none. */
   readonly stop?: string | readonly string[] | undefined;
+  /**
+   * Where this occurs, the text is what stands behind it: for models that say the question again, or think aloud, before
+   * they answer. Default: `answer_after`, or nothing.
+   */
+  readonly answerAfter?: string | undefined;
   /** How many texts: at most `numBeams` in beam search, 1 in greedy and contrastive search. Default: `num_return_sequences`, or 1. */
   readonly numReturnSequences?: number | undefined;
   /**
@@ -59,6 +65,7 @@ const settings = {
   noRepeatNgramSize: z.int().min(0).optional(),
   badWords: z.array(z.string().min(1)).optional(),
   stop: z.union([z.string().min(1), z.array(z.string().min(1))]).optional(),
+  answerAfter: z.string().min(1).optional(),
   numReturnSequences: z.int().min(1).max(1000).optional(),
   sample: z.boolean().optional(),
   temperature: z.number().positive().optional(),
@@ -158,6 +165,8 @@ type UsualSettings = Required<
 export interface GenerationDefaults {
   readonly settings: UsualSettings;
   readonly stops: readonly string[];
+  readonly questionFormat: string;
+  readonly answerAfter: string | undefined;
   readonly startId: number;
   readonly endIds: readonly number[];
   readonly padId: number;
@@ -197,6 +206,8 @@ export function generationDefaults(
       penaltyAlpha: config.penalty_alpha ?? 0,
     },
     stops: [config.stop_strings ?? []].flat(),
+    questionFormat: config.question_format ?? questionFormat(text.model_type ?? "opt"),
+    answerAfter: config.answer_after ?? undefined,
     startId: text.bos_token_id ?? config.bos_token_id ?? (isT5 ? 1 : 2),
     endIds,
     padId,

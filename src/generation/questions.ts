@@ -16,13 +16,27 @@ export function questionFormat(languageModel: string): string {
   return hasEncoder(languageModel) ? "Question: {} Short answer:" : "Question: {} Answer:";
 }
 
-/** LAVIS's settings for short answers (`predict_answers`): beams that lean to few words. */
-export function answerSettings(languageModel: string): GenerateSettings {
+/** Of a model, what decides how it is asked; see `Blip2`. */
+export interface Asked {
+  readonly config: { readonly text_config: { readonly model_type: string } };
+  readonly questionFormat: string;
+  readonly answerAfter: string | undefined;
+}
+
+/**
+ * LAVIS's settings for short answers (`predict_answers`): beams that lean to few words. What stands before an answer has room
+ * besides.
+ */
+export function answerSettings(
+  model: Asked,
+  { answerAfter = model.answerAfter }: Pick<GenerateSettings, "answerAfter"> = {},
+): GenerateSettings {
   return {
-    maxNewTokens: 10,
+    answerAfter,
+    maxNewTokens: answerAfter === undefined ? 10 : 50,
     minNewTokens: 1,
     numBeams: 5,
-    lengthPenalty: hasEncoder(languageModel) ? -1 : 0,
+    lengthPenalty: hasEncoder(model.config.text_config.model_type) ? -1 : 0,
   };
 }
 

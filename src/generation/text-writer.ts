@@ -5,11 +5,13 @@ export class TextWriter {
   /**
    * @param endIds ids that end a sequence and are not part of its text.
    * @param stops strings that end a text and are not part of it.
+   * @param after where it occurs, the text is what stands behind it.
    */
   constructor(
     private readonly tokenizer: TextTokenizer,
     private readonly endIds: readonly number[],
     private readonly stops: readonly string[],
+    private readonly after?: string,
   ) {}
 
   /** Whether the text of `newIds` contains a stop string; absent where there are none. */
@@ -23,7 +25,7 @@ export class TextWriter {
 
   /** The finished text, without white space at its ends. */
   text(newIds: readonly number[]): string {
-    return this.beforeStop(this.decode(newIds)).trim();
+    return this.behind(this.beforeStop(this.decode(newIds))).trim();
   }
 
   /** As much of the text as stays the same whatever comes next: half a stop string may become a whole one. */
@@ -36,12 +38,19 @@ export class TextWriter {
         if (text.endsWith(stop.slice(0, length))) held = length;
       }
     }
-    return text.slice(0, text.length - held).trim();
+    const settled = text.slice(0, text.length - held);
+    if (this.after !== undefined && !settled.includes(this.after)) return "";
+    return this.behind(settled).trim();
   }
 
   private decode(newIds: readonly number[]): string {
     const { endIds } = this;
     return this.tokenizer.decode(newIds.filter((id, t) => t < newIds.length - 1 || !endIds.includes(id)));
+  }
+
+  private behind(text: string): string {
+    const place = this.after === undefined ? -1 : text.indexOf(this.after);
+    return place < 0 ? text : text.slice(place + this.after!.length);
   }
 
   private beforeStop(text: string): string {

@@ -79,6 +79,8 @@ export const stage2ConfigSchema = z
       .strictObject({
         num_beams: z.int().positive().optional(),
         no_repeat_ngram_size: z.int().nonnegative().optional(),
+        question_format: z.string().optional(),
+        answer_after: z.string().min(1).optional(),
       })
       .default({}),
     /** Folder of an earlier run of the same sizes whose weights this one starts from; else those of stage 1. */

@@ -6,6 +6,7 @@ import { writeScenes } from "../../src/data/scenes/index.js";
 import { evaluateVqa, type Answerer, type VqaEvaluation } from "../../src/evaluation/vqa.js";
 import { vqaAccuracy } from "../../src/evaluation/vqa-accuracy.js";
 import type { GenerateSettings } from "../../src/generation/options.js";
+import { questionFormat } from "../../src/generation/questions.js";
 import { float32Tensor } from "../../src/host-tensor.js";
 import { blip2 } from "../cli/captured.js";
 import { temporaryFolder, writeTinyModel } from "../generation/tiny-model.js";
@@ -51,13 +52,18 @@ class StandIn implements Answerer {
   open = 0;
   most = 0;
   readonly config;
+  readonly questionFormat: string;
+  readonly answerAfter: string | undefined;
   private readonly pictures = new Map<AsyncDisposable, string>();
 
   constructor(
     private readonly say: (prompt: string, picture: string | undefined) => string,
     languageModel = "opt",
+    style: { readonly format?: string; readonly answerAfter?: string } = {},
   ) {
     this.config = { text_config: { model_type: languageModel } };
+    this.questionFormat = style.format ?? questionFormat(languageModel);
+    this.answerAfter = style.answerAfter;
   }
 
   look(image: string): Promise<AsyncDisposable> {
@@ -146,6 +152,18 @@ describe("evaluateVqa", () => {
       );
     },
   );
+
+  it("asks a model that says the question again in its own way, and gives it room", async () => {
+    const model = new StandIn(() => "snow", "t5", { format: "Question: {}", answerAfter: "Short answer:" });
+    await evaluated(model, { limit: 2 });
+    expect(model.asked[0]).toMatchObject({ answerAfter: "Short answer:", maxNewTokens: 50 });
+    expect(model.asked[0]!.prompts).toEqual(
+      questions.slice(0, 2).map(({ question }) => `Question: ${question}`),
+    );
+    const other = new StandIn(() => "snow");
+    await evaluated(other, { limit: 2, answerAfter: "so:" });
+    expect(other.asked[0]).toMatchObject({ answerAfter: "so:", maxNewTokens: 50 });
+  });
 
   it("leaves the picture out, and tells what a constant answer would reach", async () => {
     const model = new StandIn((prompt) => (questionIn(prompt).startsWith("is there") ? "yes" : "2"));

@@ -81,6 +81,11 @@ describe("blip2 ask", () => {
     ]) {
       expect(await answers(...options), options.join(" ")).not.toBe(usual);
     }
+    // What stands before a marker is not part of the answer.
+    const answer = lines(usual)[0]!["answer"] as string;
+    const marker = answer.slice(0, 3);
+    const behind = lines(await answers("--answer-after", marker, "--max-new-tokens", "10"))[0]!["answer"];
+    expect(behind).toBe(answer.slice(3).trim());
     // More than the usual longest answer may be asked for.
     const long = await blip2(["ask", picture, "what?", ...modelWords, "--min-new-tokens", "20"]);
     expect(long.code).toBe(0);

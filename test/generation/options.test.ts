@@ -55,6 +55,15 @@ describe("generation_config.json", () => {
       contrastive: { penaltyAlpha: 0.6, topK: 6 },
     });
     expect(generationDefaults({ stop_strings: "###" }, ids).stops).toEqual(["###"]);
+    const asking = { question_format: "Question: {}", answer_after: "Short answer:" };
+    expect(generationDefaults(asking, ids)).toMatchObject({
+      questionFormat: "Question: {}",
+      answerAfter: "Short answer:",
+    });
+    expect(generationDefaults({}, { ...ids, model_type: "t5" })).toMatchObject({
+      questionFormat: "Question: {} Short answer:",
+      answerAfter: undefined,
+    });
   });
 
   it("keeps what is only for sampling until there is sampling", () => {

@@ -29,6 +29,17 @@ describe("the text of ids", () => {
     expect(new TextWriter(bytes, [newline], []).isStopped).toBeUndefined();
   });
 
+  it("is what stands behind a marker, where that occurs", () => {
+    const writer = new TextWriter(bytes, [newline], ["Question:"], "Short answer:");
+    expect(writer.text(bytes.encode("what is it? Short answer: a cat\n"))).toBe("a cat");
+    expect(writer.text(bytes.encode("a picture of a cat\n"))).toBe("a picture of a cat");
+    expect(writer.text(bytes.encode("it? Short answer: a cat Question: who?\n"))).toBe("a cat");
+    const settled = (text: string): string => writer.settledText(bytes.encode(text));
+    expect(settled("a picture of")).toBe("");
+    expect(settled("what is it? Short answer")).toBe("");
+    expect(settled("what is it? Short answer: a ca")).toBe("a ca");
+  });
+
   it("is settled only where nothing that comes can change it", () => {
     fc.assert(
       fc.property(

@@ -34,11 +34,10 @@ export const ask = defineVerb({
     const { output, progress, signal } = context;
     const { model: name = bundledModel, revision, precision, promptFormat } = options;
     const settings = generationSettings("ask", options);
-    const { answerSettings, questionFormat, questionPrompt } = await import("../../generation/questions.js");
+    const { answerSettings, questionPrompt } = await import("../../generation/questions.js");
     if (promptFormat !== undefined) questionPrompt(promptFormat, "");
     await using model = await loadBlip2(context, name, { revision, precision });
-    const languageModel = model.config.text_config.model_type;
-    const usual = answerSettings(languageModel);
+    const usual = answerSettings(model, settings);
     const given = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
     // What is drawn at random needs no beams, and a minimum gives way to a smaller maximum.
     const numBeams = options.sample ? 1 : usual.numBeams;
@@ -46,7 +45,7 @@ export const ask = defineVerb({
     await using view = await model.look(image, { signal });
     for (const [step, question] of questions.entries()) {
       progress.update({ label: "ask", step, total: questions.length });
-      const prompt = questionPrompt(promptFormat ?? questionFormat(languageModel), question);
+      const prompt = questionPrompt(promptFormat ?? model.questionFormat, question);
       const { text, logProbability } = await model.generate({
         ...usual,
         numBeams,

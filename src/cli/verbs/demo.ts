@@ -36,7 +36,7 @@ export const demo = defineVerb({
   async run(context, { options: { out, model: name = bundledModel, revision } }) {
     const { output, progress, log, signal } = context;
     const { Blip2, Blip2Retriever, drawAttention, matchingMaps, meanMap } = await import("../../index.js");
-    const { answerSettings, questionFormat, questionPrompt } = await import("../../generation/questions.js");
+    const { answerSettings, questionPrompt } = await import("../../generation/questions.js");
     const { writeFileAtomic } = await import("../../checkpoints/atomic-write.js");
     const names = (await readdir(samples)).filter((file) => /\.(png|jpe?g|webp)$/.test(file)).sort();
     if (names.length === 0) throw new UserError(`${samples}: holds no pictures; install the package again`);
@@ -46,7 +46,6 @@ export const demo = defineVerb({
     await using model = await Blip2.load(folder, { signal });
     await using retriever = await Blip2Retriever.load(bundledRetriever, { signal });
     const loadSeconds = seconds(started);
-    const family = model.config.text_config.model_type;
     const pictures: ShownPicture[] = [];
     const rows: (ShownText & { readonly picture: string; readonly model: string })[] = [];
     for (const [step, picture] of names.entries()) {
@@ -58,9 +57,9 @@ export const demo = defineVerb({
       const answers: { question: string; answer: string }[] = [];
       for (const question of asked.get(picture)!) {
         const { text: answer } = await model.generate({
-          ...answerSettings(family),
+          ...answerSettings(model),
           image: view,
-          prompt: questionPrompt(questionFormat(family), question),
+          prompt: questionPrompt(model.questionFormat, question),
           signal,
         });
         answers.push({ question, answer });

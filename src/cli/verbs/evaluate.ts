@@ -1,5 +1,5 @@
 import { UserError } from "../../errors.js";
-import { candidatesOf, promptFormatOption, rankingOptions } from "../generation-options.js";
+import { candidatesOf, questionOptions, rankingOptions } from "../generation-options.js";
 import {
   loadBlip2,
   loadRetriever,
@@ -13,7 +13,7 @@ import { defineVerb } from "../verb.js";
 /** What can be evaluated, and which options apply to it besides those that apply to all. */
 const tasks = {
   caption: ["split", "beams", "rankBy", "candidates", "out", "precision"],
-  vqa: ["split", "beams", "given", "promptFormat", "out", "precision"],
+  vqa: ["split", "beams", "given", "promptFormat", "answerAfter", "out", "precision"],
   vision: ["split", "towers"],
   "language-model": ["out"],
   stage1: ["split"],
@@ -50,8 +50,12 @@ export const evaluate = defineVerb({
       help: "what stands before the question (vqa): the picture's soft prompt, nothing, which shows what the language model guesses, or a written description of the scene; picture if not given",
     },
     promptFormat: {
-      ...promptFormatOption.promptFormat,
-      help: `${promptFormatOption.promptFormat.help} (vqa)`,
+      ...questionOptions.promptFormat,
+      help: `${questionOptions.promptFormat.help} (vqa)`,
+    },
+    answerAfter: {
+      ...questionOptions.answerAfter,
+      help: `${questionOptions.answerAfter.help} (vqa)`,
     },
     towers: {
       type: "string",
@@ -125,6 +129,7 @@ export const evaluate = defineVerb({
       rankBy,
       given,
       promptFormat,
+      answerAfter,
       towers,
       captions,
       rerank,
@@ -180,6 +185,7 @@ export const evaluate = defineVerb({
           beams,
           given,
           promptFormat,
+          answerAfter,
         });
         await keep(predictions);
         return output.record(measures);
