@@ -68,6 +68,8 @@ export interface PrefixBatch {
   readonly prefixMask: Tensor;
   /** int64 [B, T]: what the decoder shall say, the end token last, padded with -100. */
   readonly labels: Tensor;
+  /** int64 [B, T]: what the decoder reads, one place later, where that is more than its labels. */
+  readonly said?: Tensor;
 }
 
 /**
@@ -79,7 +81,7 @@ export interface PrefixBatch {
 export function prefixLanguageModelLoss(
   bridge: SecondStage,
   languageModel: T5,
-  { features, prefixIds, prefixMask, labels }: PrefixBatch,
+  { features, prefixIds, prefixMask, ...spoken }: PrefixBatch,
   ids: DecoderIds,
   dropout?: Dropout,
   promptLimit?: number,
@@ -88,7 +90,7 @@ export function prefixLanguageModelLoss(
   const batch = {
     inputsEmbeds: ops.concat([softPrompt, languageModel.embed(prefixIds)], 1),
     encoderMask: withQueries(prefixMask, bridge.config.queryCount),
-    labels,
+    ...spoken,
   };
   const loss = textToTextLoss(languageModel, batch, ids, dropout);
   return promptLimit === undefined ? loss : ops.add(loss, promptScalePenalty(softPrompt, promptLimit));

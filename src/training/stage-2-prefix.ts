@@ -9,7 +9,7 @@ import { ignoreIndex } from "../objectives/cross-entropy.js";
 import type { Parameters } from "../nn/parameters.js";
 import { sentinelTokens } from "../text/build-bpe.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
-import { clozeOf } from "./cloze.js";
+import { clozeOf, type Cloze } from "./cloze.js";
 import { frozenT5, t5IdsOf, type FrozenT5 } from "./frozen-language-model.js";
 import type { TextSide, Stage2Config } from "./stage-2.js";
 import { paddedIds, paddedRows } from "./token-rows.js";
@@ -36,6 +36,7 @@ export function prefixSide(
         prefixIds: input("prefix_ids", "int64", [count, "S"]),
         prefixMask: input("prefix_mask", "int64", [count, "S"]),
         labels: input("labels", "int64", [count, "T"]),
+        said: input("said", "int64", [count, "T"]),
       };
       return prefixLanguageModelLoss(bridge, model, batch, ids, dropout, promptLimit);
     },
@@ -56,6 +57,10 @@ export function prefixSide(
           rows.map(({ labels }) => labels),
           ignoreIndex,
         ),
+        said: paddedRows(
+          rows.map(({ labels, said = labels }) => said),
+          ignoreIndex,
+        ),
       };
     },
   };
@@ -65,8 +70,10 @@ export function prefixSide(
 export interface PrefixRow {
   /** For the encoder. */
   readonly prefix: readonly number[];
-  /** From the decoder. */
+  /** From the decoder; `ignoreIndex` where nothing is learnt. */
   readonly labels: readonly number[];
+  /** What the decoder reads, one place later; the labels where absent. */
+  readonly said?: readonly number[];
 }
 
 /** Writes rows. Texts that are too long lose their last words, not their end token. */
@@ -77,7 +84,7 @@ export class PrefixWriter {
   constructor(
     private readonly tokenizer: TextTokenizer,
     private readonly end: number,
-    private readonly config: Pick<Stage2Config, "prompt" | "maxTextLength" | "splitShare">,
+    private readonly config: Pick<Stage2Config, "prompt" | "maxTextLength" | "splitShare" | "statementForm">,
   ) {
     this.sentinels = sentinelTokens
       .filter((token) => tokenizer.has(token))
@@ -93,12 +100,29 @@ export class PrefixWriter {
     return { prefix: this.text(prompt, ...words.slice(0, cut)), labels: this.text(...words.slice(cut)) };
   }
 
+  /** As the configuration's `statementForm` says. */
+  statements(statements: readonly string[]): PrefixRow {
+    const clozes = statements.map(clozeOf);
+    return this.config.statementForm === "dialogue" ? this.dialogue(clozes) : this.blanks(clozes);
+  }
+
+  /** The decoder reads what each is about, and learns what is said of that. */
+  private dialogue(clozes: readonly Cloze[]): PrefixRow {
+    const [said, labels]: [number[], number[]] = [[], []];
+    for (const { before, missing } of clozes) {
+      const [given, answer] = [this.words(before), [...this.words(missing), this.end]];
+      if (said.length > 0 && said.length + given.length + answer.length > this.config.maxTextLength) break;
+      said.push(...given, ...answer);
+      labels.push(...given.map(() => ignoreIndex), ...answer);
+    }
+    return { prefix: this.text(""), labels, said };
+  }
+
   /**
    * Statements without what they say of their thing: one is a prefix, several have a sentinel each in its place, and the
    * decoder gives each sentinel with what belongs there, as in T5's own training.
    */
-  statements(statements: readonly string[]): PrefixRow {
-    const clozes = statements.map(clozeOf);
+  private blanks(clozes: readonly Cloze[]): PrefixRow {
     const { maxTextLength } = this.config;
     const [prefix, labels]: [number[], number[]] = [[], []];
     for (const [i, { before, missing }] of clozes.slice(0, this.sentinels.length).entries()) {

@@ -67,6 +67,11 @@ export const stage2ConfigSchema = z
      * the others the decoder says all. For T5 alone.
      */
     splitShare: z.number().min(0).max(1).optional(),
+    /**
+     * How a T5 meets statements: with a sentinel in the place of what each says ("blanks", if not given), or one behind the
+     * other in its decoder ("dialogue"). A frozen T5 can only do what it learnt before. For T5 alone.
+     */
+    statementForm: z.enum(["blanks", "dialogue"]).optional(),
     /** Starts the language projection at the spread of the frozen word table, not at PyTorch's default. */
     matchWordScale: z.boolean().default(true),
     /**
@@ -128,12 +133,13 @@ export interface TextSide {
  * no room for a caption.
  */
 export function checkStage2Config(
-  { prompt, maxTextLength, splitShare, learnStartToken }: Stage2Config,
+  { prompt, maxTextLength, splitShare, statementForm, learnStartToken }: Stage2Config,
   { kind, folder: { path } }: FrozenLanguageModel,
   tokenizer: TextTokenizer,
 ): void {
-  if (kind === "opt" && splitShare !== undefined) {
-    throw new UserError(`splitShare is for a T5, ${path} is an OPT, which has no encoder; leave it out`);
+  for (const [key, value] of Object.entries({ splitShare, statementForm })) {
+    if (kind === "opt" && value !== undefined)
+      throw new UserError(`${key} is for a T5, ${path} is an OPT, which has no encoder; leave it out`);
   }
   if (kind === "t5" && learnStartToken)
     throw new UserError(

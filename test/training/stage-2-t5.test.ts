@@ -14,6 +14,7 @@ import { readFrozenLanguageModel } from "../../src/training/frozen-language-mode
 import { ImageFeatures, readFrozenVision } from "../../src/training/image-features.js";
 import { readLog } from "../../src/training/run-folder.js";
 import { stage2ConfigSchema, stage2Task } from "../../src/training/stage-2.js";
+import { ignoreIndex } from "../../src/objectives/cross-entropy.js";
 import { PrefixWriter, splitPoint } from "../../src/training/stage-2-prefix.js";
 import { expectClose } from "../golden-case.js";
 import { testDevice } from "../nn/evaluate.js";
@@ -255,6 +256,23 @@ describe("rows", () => {
     expect(cramped).toEqual({ prefix, labels });
   });
 
+  it("ask what statements say in the decoder alone, one behind the other, as many as fit", () => {
+    const statements = ["the color of the star is red", "there are two fish"];
+    const spoken = (ids: readonly number[]) => tokenizer.decode([...ids], { skipSpecialTokens: false });
+    const { prefix, labels, said } = row({ statementForm: "dialogue" }).statements(statements);
+    expect(prefix).toEqual([endId]);
+    const whole = spoken(said!).split("</s>");
+    expect(whole.map((turn) => turn.trim())).toEqual([...statements, ""]);
+    const learnt = labels.filter((label) => label !== ignoreIndex);
+    const answers = spoken(learnt).split("</s>");
+    expect(answers.map((answer) => answer.trim())).toEqual(["red", "two fish", ""]);
+    expect(labels.every((label, i) => label === ignoreIndex || label === said![i])).toBe(true);
+    const cramped = row({ statementForm: "dialogue", maxTextLength: said!.length - 1 }).statements(
+      statements,
+    );
+    expect(cramped.said).toEqual(said!.slice(0, said!.indexOf(endId) + 1));
+  });
+
   it("lose the end of a text that is too long, not its end token", () => {
     const { labels } = row({ maxTextLength: 4 }).caption(caption);
     expect(labels).toHaveLength(4);
@@ -285,6 +303,9 @@ describe("refuses", () => {
   it("keys that are for the other kind of language model", async () => {
     expect(await refusal({ splitShare: 0.5 })).toMatch(
       /splitShare is for a T5, ROOT\/language-model\/model is an OPT/,
+    );
+    expect(await refusal({ statementForm: "dialogue" })).toMatch(
+      /statementForm is for a T5, ROOT\/language-model\/model is an OPT/,
     );
     expect(await refusal(t5({ learnStartToken: true }))).toMatch(
       /learnStartToken is for a decoder-only language model, ROOT\/t5 is a T5/,
