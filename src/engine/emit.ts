@@ -47,14 +47,17 @@ export type Locate = (tensor: StoredTensor) => { readonly location: string; read
  * `weights`; float16 and bfloat16 values are written as they are and widened in the graph (the runtime
  * folds that at load). Tensors in files are referred to, at the places that `locate` gives.
  * Throws a `UserError` that names all weights that are missing or misshapen.
+ *
+ * `refused` names an output to put before them that is no tensor; see `session-worker.ts`.
  */
 export function emit(
   outputs: Readonly<Record<string, Tensor>>,
   weights: FrozenWeights = new Map(),
   locate: Locate = unplaced,
+  refused?: string,
 ): EmittedModel {
   const order = topologicalOrder(deepestFirst(Object.values(outputs)));
-  return new ModelWriter(weights, order, outputs, locate).write();
+  return new ModelWriter(weights, order, outputs, locate, refused).write();
 }
 
 const unplaced: Locate = ({ file }) => {
@@ -101,6 +104,7 @@ class ModelWriter implements Emitter {
     private readonly order: readonly Node[],
     private readonly outputs: Readonly<Record<string, Tensor>>,
     private readonly locate: Locate,
+    private readonly refused: string | undefined,
   ) {
     this.used = new Set([...order.flatMap((node) => node.inputs), ...Object.values(outputs)]);
   }
@@ -302,6 +306,7 @@ class ModelWriter implements Emitter {
       used.add(inner);
       specs.push({ name, dtype: tensor.dtype, shape: tensor.shape });
     }
+    if (this.refused !== undefined) this.node("SequenceEmpty", [], {}, { outputs: [this.refused] });
     const rename = (name: string): string => produced.get(name) ?? name;
     const nodes = this.nodes.map((node) => ({
       ...node,
@@ -320,7 +325,10 @@ class ModelWriter implements Emitter {
         node: nodes,
         initializer: this.initializers,
         input: this.inputs.map(valueInfo),
-        output: specs.map(valueInfo),
+        output: [
+          ...(this.refused === undefined ? [] : [emptySequence(this.refused)]),
+          ...specs.map(valueInfo),
+        ],
       },
     });
     return { bytes, inputs: this.inputs, outputs: specs, nodeTypes: nodes.map((node) => node.opType) };
@@ -330,6 +338,11 @@ class ModelWriter implements Emitter {
 function valueInfo({ name, dtype, shape }: InputSpec): OnnxValueInfo {
   const dim = shape.map((size) => (typeof size === "number" ? { dimValue: size } : { dimParam: size }));
   return { name, type: { tensorType: { elemType: onnxType(dtype), shape: { dim } } } };
+}
+
+function emptySequence(name: string): OnnxValueInfo {
+  const tensorType = { elemType: onnxType("float32"), shape: { dim: [] } };
+  return { name, type: { sequenceType: { elemType: { tensorType } } } };
 }
 
 function attributeRecord(name: string, value: OnnxAttribute): OnnxAttributeRecord {

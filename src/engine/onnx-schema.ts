@@ -43,7 +43,13 @@ const root = protobuf.Root.fromJSON({
     TensorTypeProto: {
       fields: { elemType: { type: "int32", id: 1 }, shape: { type: "TensorShapeProto", id: 2 } },
     },
-    TypeProto: { fields: { tensorType: { type: "TensorTypeProto", id: 1 } } },
+    SequenceTypeProto: { fields: { elemType: { type: "TypeProto", id: 1 } } },
+    TypeProto: {
+      fields: {
+        tensorType: { type: "TensorTypeProto", id: 1 },
+        sequenceType: { type: "SequenceTypeProto", id: 4 },
+      },
+    },
     ValueInfoProto: { fields: { name: { type: "string", id: 1 }, type: { type: "TypeProto", id: 2 } } },
     GraphProto: {
       fields: {
@@ -101,16 +107,18 @@ export interface OnnxNode {
   readonly attribute: readonly OnnxAttributeRecord[];
 }
 
-export interface OnnxValueInfo {
-  readonly name: string;
-  readonly type: {
-    readonly tensorType: {
-      readonly elemType: number;
-      readonly shape: {
-        readonly dim: readonly ({ readonly dimValue: number } | { readonly dimParam: string })[];
-      };
+interface OnnxTensorType {
+  readonly tensorType: {
+    readonly elemType: number;
+    readonly shape: {
+      readonly dim: readonly ({ readonly dimValue: number } | { readonly dimParam: string })[];
     };
   };
+}
+
+export interface OnnxValueInfo {
+  readonly name: string;
+  readonly type: OnnxTensorType | { readonly sequenceType: { readonly elemType: OnnxTensorType } };
 }
 
 export interface OnnxModel {

@@ -8,6 +8,9 @@ export interface WorkerSettings {
   readonly profilePrefix?: string;
 }
 
+/** The output that spares programs with `reuseResidents` the copies of all others; see `session-worker.ts`. */
+export const refusedOutput = "%refused";
+
 type Tensors = Readonly<Record<string, HostTensor>>;
 
 /** Graph input or output name to the slot that holds the tensor. */

@@ -5,7 +5,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import * as ort from "onnxruntime-node";
 import { elementCount, type HostTensor } from "../host-tensor.js";
-import type { Reply, Request, WorkerSettings } from "./session-protocol.js";
+import { refusedOutput, type Reply, type Request, type WorkerSettings } from "./session-protocol.js";
 
 const port = parentPort!;
 const settings = workerData as WorkerSettings;
@@ -28,7 +28,7 @@ function resident(slot: string): ort.Tensor {
   return value;
 }
 
-/** Memory for an output of fixed shape: what the runtime allocates itself is copied, and stays in its arena. */
+/** Memory for an output of fixed shape; null for others, which the runtime allocates itself. */
 function blankOutput(session: ort.InferenceSession, name: string): ort.Tensor | null {
   const known = session.outputMetadata.find((output) => output.name === name);
   if (known?.isTensor !== true || known.type !== "float32") return null;
@@ -36,6 +36,32 @@ function blankOutput(session: ort.InferenceSession, name: string): ort.Tensor | 
   if (dims.length < known.shape.length) return null;
   return new ort.Tensor("float32", new Float32Array(elementCount(dims)), dims);
 }
+
+type Outputs = Readonly<Record<string, ort.Tensor | null>>;
+
+/**
+ * Runs a session and returns its outputs. The binding (1.30) copies each output into new memory, also one that the
+ * runtime wrote into memory given for it: a step's gradients a second time, or weights and moments at an update. It
+ * does so after the run, in order, and gives up at what is no tensor. So where memory was given for every output, such
+ * an output is asked for before all others.
+ */
+async function runSession(
+  session: ort.InferenceSession,
+  feeds: Readonly<Record<string, ort.Tensor>>,
+  fetches: Outputs,
+): Promise<Outputs> {
+  const isGiven = Object.values(fetches).every((value) => value !== null);
+  if (!isGiven || !session.outputNames.includes(refusedOutput)) return session.run(feeds, fetches);
+  try {
+    await session.run(feeds, { ...fetches, [refusedOutput]: null });
+  } catch (error) {
+    if (!(error instanceof Error && error.message === refusal)) throw error;
+  }
+  return fetches;
+}
+
+/** What the binding says, after a run, of an output that it cannot return. */
+const refusal = "Non tensor type is temporarily not supported.";
 
 async function answer(request: Request): Promise<Reply["value"]> {
   switch (request.verb) {
@@ -68,11 +94,11 @@ async function answer(request: Request): Promise<Reply["value"]> {
       for (const [name, value] of Object.entries(request.feeds)) feeds[name] = toOrt(value);
       for (const [name, slot] of Object.entries(request.inputs)) feeds[name] = resident(slot);
       const fetches: Record<string, ort.Tensor | null> = {};
-      for (const name of request.fetch) fetches[name] = null;
+      for (const name of request.fetch) fetches[name] = request.reuse ? blankOutput(session, name) : null;
       for (const [name, slot] of Object.entries(request.keep)) {
         fetches[name] = request.reuse ? (residents.get(slot) ?? blankOutput(session, name)) : null;
       }
-      const results = await session.run(feeds, fetches);
+      const results = await runSession(session, feeds, fetches);
       for (const [name, slot] of Object.entries(request.keep)) residents.set(slot, results[name]!);
       const reply: Record<string, HostTensor> = {};
       for (const name of request.fetch) reply[name] = fromOrt(results[name]!);

@@ -7,7 +7,14 @@ import { evaluateDim, isName, namesOf, showShape, type Dim } from "./dims.js";
 import { emit, type FrozenWeights, type InputSpec } from "./emit.js";
 import type { Tensor } from "./graph.js";
 import { placeBeside } from "./placement.js";
-import type { Reply, Request, RequestBody, Slots, WorkerSettings } from "./session-protocol.js";
+import {
+  refusedOutput,
+  type Reply,
+  type Request,
+  type RequestBody,
+  type Slots,
+  type WorkerSettings,
+} from "./session-protocol.js";
 
 export type HostTensors = Readonly<Record<string, HostTensor>>;
 
@@ -104,7 +111,8 @@ export class Device {
     let model;
     try {
       if (placement?.notice !== undefined) options.onNotice?.(placement.notice);
-      model = emit(outputs, options.weights, placement?.locate);
+      const refused = options.reuseResidents === true ? refusedOutput : undefined;
+      model = emit(outputs, options.weights, placement?.locate, refused);
       const placed = (await placement?.write(model.bytes)) ?? { bytes: model.bytes, externalData: [] };
       if ("path" in placed) await this.request({ verb: "compile", program, model: placed });
       else {

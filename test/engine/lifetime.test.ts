@@ -124,6 +124,27 @@ describe("the process", () => {
     expect(status).toBe(0);
   });
 
+  test("holds what a program leaves in reused memory once", () => {
+    const { status, output } = script(`
+      const device = Device.open({ threads: 1 });
+      const dims = [4096, 4096];
+      const slots = { residentInputs: { x: "x" }, residentOutputs: { y: "y" } };
+      const program = await device.compile(
+        { y: ops.neg(input("x", "float32", dims)) },
+        { ...slots, reuseResidents: true },
+      );
+      await device.put({ x: { dtype: "float32", dims, data: new Float32Array(4096 ** 2).fill(1) } }, { handOver: true });
+      const peak = () => process.resourceUsage().maxRSS / 2 ** 10;
+      const before = peak();
+      for (let i = 0; i < 4; i++) await program.run({});
+      console.log(Math.round(peak() - before));
+    `);
+    expect(status, output).toBe(0);
+    // 64 MiB; a second copy would make it 128.
+    expect(Number(output)).toBeGreaterThan(50);
+    expect(Number(output)).toBeLessThan(96);
+  });
+
   test("does not grow over 100 devices", () => {
     const { status, output } = script(`
       const data = new Float32Array(250_000).fill(1);

@@ -176,13 +176,17 @@ const opTests: { readonly [K in OpName]: OpTest | string } = {
   }),
   geluSlope: {
     cases: async () => {
-      const cases = await goldenCases("gelu", ({ x }) => ops.geluSlope(x!));
+      const build: OpCase["build"] = ({ x }) => ops.geluSlope(x!);
+      const cases = await goldenCases("gelu", build);
       // With an upstream gradient of ones, the expected gradient of gelu is its slope.
-      return cases.map(({ expected, ...rest }) => {
+      const golden = cases.map(({ expected, ...rest }) => {
         const [up, slope] = [expected!.upstream!, expected!.gradients!["x"]!];
         const data = Float32Array.from(slope.data as Float32Array, (value, i) => value / Number(up.data[i]));
         return { ...rest, expected: { output: { ...slope, data } }, differentiate: [] };
       });
+      const inputs = { x: floats(-1e4, -20, 20, 1e4) };
+      const expected = { output: floats(0, 0, 1, 1) };
+      return [...golden, { label: "far out", inputs, build, expected, differentiate: [] }];
     },
     options: { output: { absolute: 1e-6, relative: 1e-5 } },
   },

@@ -299,6 +299,38 @@ describe("resident tensors", () => {
     }
   });
 
+  test("a run that fails says why, also where residents are reused", async () => {
+    const table = parameter("table", [3, 2]);
+    const rows = ops.gatherRows(table, input("ids", "int64", [2]));
+    const sum = ops.reduceSum(rows);
+    const program = await device.compile(
+      { sum, twice: ops.mul(rows, 2) },
+      { residentInputs: { table: "rows" }, residentOutputs: { twice: "twice" }, reuseResidents: true },
+    );
+    await device.put({ rows: float32Tensor([1, 2, 3, 4, 5, 6], [3, 2]) });
+    await expect(program.run({ ids: int64Tensor([0, 9], [2]) })).rejects.toThrow(
+      /runtime: .*(range|bounds)/s,
+    );
+    expect(numbers((await program.run({ ids: int64Tensor([2, 0], [2]) })).sum!)).toEqual([14]);
+    expect(numbers((await device.read(["twice"])).twice!)).toEqual([10, 12, 2, 4]);
+  });
+
+  test("outputs of named dimensions may stand beside reused residents", async () => {
+    const w = parameter("w", [2]);
+    const rows = ops.mul(input("x", "float32", ["N", 2]), w);
+    const program = await device.compile(
+      { rows, sum: ops.reduceSum(rows, [0]) },
+      { residentInputs: { w: "factor" }, residentOutputs: { sum: "sum" }, reuseResidents: true },
+    );
+    await device.put({ factor: vector(2, 3) });
+    for (const count of [1, 3]) {
+      const x = float32Tensor(new Float32Array(2 * count).fill(1), [count, 2]);
+      const { rows: made, sum } = await program.run({ x });
+      expect([made!.dims, sum]).toEqual([[count, 2], undefined]);
+      expect(numbers((await device.read(["sum"])).sum!)).toEqual([2 * count, 3 * count]);
+    }
+  });
+
   test("takes the caller's memory when it is handed over, and copies it otherwise", async () => {
     const [kept, given] = [vector(1, 2), vector(3, 4)];
     await device.put({ kept });

@@ -137,9 +137,10 @@ export const activationRules: RuleTable<
   },
   geluSlope: {
     emit: (emitter, _node, [x, share], outputs) => {
-      const density = emitter.node("Exp", [emitter.node("Mul", [x!, times(emitter, x!, -0.5)])]);
-      const tilted = times(emitter, emitter.node("Mul", [x!, density]), 1 / Math.sqrt(2 * Math.PI));
-      emitter.node("Add", [share!, tilted], {}, { outputs });
+      // x phi(x) = u e^(-u^2) / sqrt(pi), where u = x / sqrt(2) is what the share's Erf reads: the runtime makes it once.
+      const u = times(emitter, x!, Math.SQRT1_2);
+      const tilted = emitter.node("Div", [u, emitter.node("Exp", [emitter.node("Mul", [u, u])])]);
+      emitter.node("Add", [share!, times(emitter, tilted, 1 / Math.sqrt(Math.PI))], {}, { outputs });
     },
     gradient: "it stands in gradients only, which are not differentiated again",
   },
