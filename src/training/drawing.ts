@@ -42,7 +42,7 @@ export function logScale(low: number, high: number): Scale {
 }
 
 /** Round numbers between `low` and `high`, about `count` of them. */
-export function niceTicks(low: number, high: number, count: number): number[] {
+function niceTicks(low: number, high: number, count: number): number[] {
   const rough = (high - low) / count;
   const magnitude = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * magnitude).find((size) => size >= rough)!;
@@ -112,6 +112,6 @@ export function text(
   return `<text x="${coordinate(x)}" y="${coordinate(y)}" font-size="${size}" fill="${fill}"${extra}>${escaped}</text>`;
 }
 
-export function line(x1: number, y1: number, x2: number, y2: number, stroke: string): string {
+function line(x1: number, y1: number, x2: number, y2: number, stroke: string): string {
   return `<line x1="${coordinate(x1)}" y1="${coordinate(y1)}" x2="${coordinate(x2)}" y2="${coordinate(y2)}" stroke="${stroke}"/>`;
 }

@@ -127,7 +127,7 @@ describe("a run", () => {
 
 describe("refuses", () => {
   it.each([
-    ["unknown keys, also those of an OPT's training", { echoShare: 0.5 }, /unknown echoShare/],
+    ["unknown keys, also those of an OPT's training", { captionShare: 0.5 }, /unknown captionShare/],
     ["no form at all", { forms: { dialogues: 0, questions: 0, captions: 0 } }, /one form at least/],
     ["a focus that no text has", { focus: ["smell"] }, /no training text asks a question of type smell/],
     [
