@@ -27,6 +27,7 @@ it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
   ["stage2-captions", stage2ConfigSchema],
   ["stage2-more", stage2ConfigSchema],
   ["stage2-t5", stage2ConfigSchema],
+  ["stage2-t5-longer", stage2ConfigSchema],
 ])("configs/scenes/%s.json is one of its stage", async (name, schema) => {
   const config = await readConfig(
     fileURLToPath(new URL(`../../configs/scenes/${name}.json`, import.meta.url)),
