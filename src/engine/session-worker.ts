@@ -20,7 +20,14 @@ const toOrt = (value: HostTensor): ort.Tensor =>
   );
 
 const fromOrt = (value: ort.Tensor): HostTensor =>
-  ({ dtype: value.type, dims: value.dims, data: value.data }) as unknown as HostTensor;
+  ({ dtype: value.type, dims: value.dims, data: bitsOf(value) }) as unknown as HostTensor;
+
+/** A host tensor holds float16 as its bits. So does the binding before Node 24, which has a Float16Array. */
+function bitsOf({ type, data }: ort.Tensor): unknown {
+  if (type !== "float16" || data instanceof Uint16Array) return data;
+  const { buffer, byteOffset, byteLength } = data as unknown as Uint8Array;
+  return new Uint16Array(buffer, byteOffset, byteLength / 2);
+}
 
 function resident(slot: string): ort.Tensor {
   const value = residents.get(slot);
