@@ -266,7 +266,7 @@ const zeroShotVqa: Describe = (arms) => {
   return {
     title: "Zero-shot visual question answering",
     question:
-      "Stage 2 saw captions only, and the language models saw text only. Do they answer questions about pictures? In the paper's table 2, ViT-g with OPT-2.7B reaches 52.3 on VQAv2 test-dev and with FlanT5-XL 63.0, without training on any question about a picture. The paper gives neither of the two other columns: what the language model answers without the picture (its prior), and what it answers from a true description (a ceiling).",
+      "Stage 2 saw captions and sentences of one fact each, but no question, and the language models saw text only. Do they answer questions about pictures? In the paper's table 2, ViT-g with OPT-2.7B reaches 52.3 on VQAv2 test-dev and with FlanT5-XL 63.0, without training on any question about a picture. The paper gives neither of the two other columns: what the language model answers without the picture (its prior), and what it answers from a true description (a ceiling).",
     panels: [],
     body: [
       ...body,
