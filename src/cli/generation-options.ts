@@ -9,6 +9,9 @@ import { packageRoot } from "./package-root.js";
 /** The model that comes with the package. */
 export const bundledModel = fileURLToPath(new URL("models/scenes-opt", packageRoot));
 
+/** One bundled model of each family of language models. */
+export const bundledFamilies = [bundledModel, fileURLToPath(new URL("models/scenes-t5", packageRoot))];
+
 /** What compares pictures with texts where no model is named. */
 export const bundledRetriever = fileURLToPath(new URL("models/scenes-retrieval", packageRoot));
 

@@ -146,7 +146,19 @@ describe("blip2 caption", () => {
 });
 
 describe("blip2 demo", () => {
-  it("captions the samples, asks, matches, and writes a page that needs no other file", async () => {
+  it("shows both bundled families side by side", async () => {
+    const out = at("pages/both.html");
+    const { code, stdout } = await blip2(["demo", "--out", out, "--json"]);
+    expect(code).toBe(0);
+    const rows = lines(stdout);
+    const models = ["scenes-opt", "scenes-t5"];
+    expect(rows.map(({ model }) => model)).toEqual(rows.map((_, i) => models[i % 2]));
+    const page = await readFile(out, "utf8");
+    expect(page.match(/<img src="data:image\/png;base64,/g)).toHaveLength(1.5 * rows.length);
+    for (const row of rows) expect(page).toContain(String(row["caption"]));
+  });
+
+  it("captions the samples with a model that is named, asks, matches, and writes a page that needs no other file", async () => {
     const out = at("pages/demo.html");
     const { code, stdout, stderr } = await blip2(["demo", "--model", model, "--out", out, "--json"]);
     expect(code).toBe(0);
