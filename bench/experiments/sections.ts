@@ -57,6 +57,17 @@ function armTable(
 
 const named = (arms: readonly ArmData[], name: string): ArmData => arms.find((arm) => arm.name === name)!;
 
+/** Says so where matching heads are hardly better than a coin: then ranking by them says nothing about trained ones. */
+function undecidedHeads(arms: readonly ArmData[]): string[] {
+  return arms.flatMap((arm) => {
+    const accuracy = arm.summary("itm accuracy");
+    if (accuracy === undefined || accuracy.mean >= 0.6) return [];
+    return [
+      `The matching head of ${arm.label} tells a right pair from a wrong one in ${percent.show(accuracy.mean)} % of the cases, hardly more than by chance: the runs are too short for it, and what follows says nothing about a trained head.`,
+    ];
+  });
+}
+
 /** What stage 2 learnt from: captions, and statements about the picture if there were any. */
 function textsOf(arms: readonly ArmData[]): string {
   const shares = arms.flatMap((arm) => {
@@ -205,6 +216,7 @@ const reranking: Describe = (arms, measured) => {
         ["left", "left", ...Array<"right">(6).fill("right")],
       ),
       list(compared.map((one) => one?.sentence)),
+      ...undecidedHeads(known),
       agreement(
         "Ranking again by ITM finds more than ITC alone",
         compared.map((one) => one?.verdict),

@@ -166,6 +166,7 @@ it("tells of retrieval, reranking and queries from the same runs", async () => {
     "ITC + ITM, picture to text, recall@1 after against before: +10.0 in the mean (+10.0 to +10.0); higher in every seed.",
   );
   expect(reranking).toContain("borne out here (4 of 4");
+  expect(reranking).toContain("of ITC + ITM tells a right pair from a wrong one in 50.7 % of the cases");
   const queries = sectionOf(text, "The number of queries");
   const order = ["| 4 queries", "| 12 queries", "| 24 queries"].map((label) => queries.indexOf(label));
   expect(order).toEqual([...order].sort((a, b) => a - b));
