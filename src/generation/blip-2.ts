@@ -252,7 +252,8 @@ export class Blip2 {
     checkOptions("stream", options);
     const { image, prompt, ...asked } = options;
     const { signal } = asked;
-    const [settings, writer] = this.settings("stream", { ...asked, numBeams: 1, numReturnSequences: 1 });
+    const one = { ...asked, numBeams: 1, numReturnSequences: 1 } as const;
+    const [settings, writer] = this.settings("stream", one, prompt !== undefined);
     const ready = await this.prompt(
       [this.promptIds(prompt)],
       ...this.looking([image], signal),
@@ -411,11 +412,18 @@ export class Blip2 {
     });
   }
 
-  /** What a call asks for, with its words as ids, and what turns ids into its text. */
-  private settings(call: string, asked: GenerateSettings): [settings: SearchSettings, writer: TextWriter] {
+  /**
+   * What a call asks for, with its words as ids, and what turns ids into its text.
+   * @param isAsked a caption without a prompt answers nothing, and a stream of it need not wait for the model's marker.
+   */
+  private settings(
+    call: string,
+    asked: GenerateSettings,
+    isAsked = true,
+  ): [settings: SearchSettings, writer: TextWriter] {
     const settings = searchSettings(call, asked, this.defaults);
     const stops = asked.stop === undefined ? this.defaults.stops : [asked.stop].flat();
-    const after = asked.answerAfter ?? this.answerAfter;
+    const after = asked.answerAfter ?? (isAsked ? this.answerAfter : undefined);
     const writer = new TextWriter(this.tokenizer, this.defaults.endIds, stops, after);
     // A word within a text has a space before it, and with it another id.
     const spellings = (asked.badWords ?? []).flatMap((word) => [word, ` ${word}`]);

@@ -167,8 +167,8 @@ export class Blip2Retriever {
   }
 
   /**
-   * Texts, the nearest to the picture first, by contrastive similarity alone; equals stay in their order. BLIP and BLIP-2 so
-   * choose among captions that a model wrote for their pre-training data (paper section 3.4, there with CLIP).
+   * Texts, the nearest to the picture first, by contrastive similarity alone; equals stay in their order. BLIP-2 so
+   * chose among captions that a model wrote for its pre-training data (paper section 3.4, there with CLIP).
    */
   async rankTexts(
     image: ImageSource | EncodedImage,

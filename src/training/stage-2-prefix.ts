@@ -9,7 +9,7 @@ import { ignoreIndex } from "../objectives/cross-entropy.js";
 import type { Parameters } from "../nn/parameters.js";
 import { sentinelTokens } from "../text/build-bpe.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
-import { clozeOf, type Cloze } from "./cloze.js";
+import { clozeOf, dialogueOf, type Cloze } from "./cloze.js";
 import { frozenT5, t5IdsOf, type FrozenT5 } from "./frozen-language-model.js";
 import type { TextSide, Stage2Config } from "./stage-2.js";
 import { paddedIds, paddedRows } from "./token-rows.js";
@@ -100,29 +100,25 @@ export class PrefixWriter {
     return { prefix: this.text(prompt, ...words.slice(0, cut)), labels: this.text(...words.slice(cut)) };
   }
 
-  /** As the configuration's `statementForm` says. */
+  /** As the configuration's `statementForm` says. Of a row that comes to nothing, and of a single blank, the first is a prefix. */
   statements(statements: readonly string[]): PrefixRow {
     const clozes = statements.map(clozeOf);
-    return this.config.statementForm === "dialogue" ? this.dialogue(clozes) : this.blanks(clozes);
+    const row = this.config.statementForm === "dialogue" ? this.dialogue(clozes) : this.blanks(clozes);
+    return row ?? { prefix: this.text(clozes[0]!.before), labels: this.text(clozes[0]!.missing) };
   }
 
   /** The decoder reads what each is about, and learns what is said of that. */
-  private dialogue(clozes: readonly Cloze[]): PrefixRow {
-    const [said, labels]: [number[], number[]] = [[], []];
-    for (const { before, missing } of clozes) {
-      const [given, answer] = [this.words(before), [...this.words(missing), this.end]];
-      if (said.length > 0 && said.length + given.length + answer.length > this.config.maxTextLength) break;
-      said.push(...given, ...answer);
-      labels.push(...given.map(() => ignoreIndex), ...answer);
-    }
-    return { prefix: this.text(""), labels, said };
+  private dialogue(clozes: readonly Cloze[]): PrefixRow | undefined {
+    const encode = (text: string): readonly number[] => this.words(text);
+    const row = dialogueOf(clozes, encode, this.end, this.config.maxTextLength);
+    return row.labels.length === 0 ? undefined : { prefix: this.text(""), ...row };
   }
 
   /**
-   * Statements without what they say of their thing: one is a prefix, several have a sentinel each in its place, and the
-   * decoder gives each sentinel with what belongs there, as in T5's own training.
+   * Several statements without what they say of their thing: a sentinel each in its place, and the decoder gives each sentinel
+   * with what belongs there, as in T5's own training.
    */
-  private blanks(clozes: readonly Cloze[]): PrefixRow {
+  private blanks(clozes: readonly Cloze[]): PrefixRow | undefined {
     const { maxTextLength } = this.config;
     const [prefix, labels]: [number[], number[]] = [[], []];
     for (const [i, { before, missing }] of clozes.slice(0, this.sentinels.length).entries()) {
@@ -133,9 +129,7 @@ export class PrefixWriter {
       prefix.push(...given, sentinel);
       labels.push(sentinel, ...said);
     }
-    if (clozes.length === 1 || labels.length === 0) {
-      return { prefix: this.text(clozes[0]!.before), labels: this.text(clozes[0]!.missing) };
-    }
+    if (clozes.length === 1 || labels.length === 0) return undefined;
     return { prefix: [...prefix, this.end], labels: [...labels, this.end] };
   }
 

@@ -21,7 +21,7 @@ import { ignoreIndex } from "../objectives/cross-entropy.js";
 import { textToTextLogits, textToTextLoss, type DecoderIds } from "../objectives/text-to-text.js";
 import { sentinelTokens } from "../text/build-bpe.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
-import { clozeOf, type Cloze } from "./cloze.js";
+import { clozeOf, dialogueOf, type Cloze } from "./cloze.js";
 import { answerMeasureOf, type AnswerMeasure } from "./answers.js";
 import { startWeights } from "./start-weights.js";
 import { textKeys, TextOrder } from "./text-order.js";
@@ -315,16 +315,9 @@ export class PairWriter {
     random: Random,
     shares: Shares,
   ): PairRow {
-    const said: number[] = [];
-    const labels: number[] = [];
-    for (const { before, missing } of clozes(questions, statements, random, shares)) {
-      const given = this.encode(before);
-      const answer = [...this.encode(missing), this.ids.end];
-      if (said.length + given.length + answer.length > this.most) continue;
-      said.push(...given, ...answer);
-      labels.push(...given.map(() => ignoreIndex), ...answer);
-    }
-    return { text: [...this.encode(`${description} .`), this.ids.end], labels, said };
+    const asked = clozes(questions, statements, random, shares);
+    const text = [...this.encode(`${description} .`), this.ids.end];
+    return { text, ...dialogueOf(asked, this.encode, this.ids.end, this.most) };
   }
 
   /** Some of the questions and statements, as far as they fit, in random order. */

@@ -1,4 +1,4 @@
-import { rm } from "node:fs/promises";
+import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.js";
@@ -56,6 +56,25 @@ describe("BLIP-2 with T5", () => {
     for await (const piece of model.stream(options)) streamed.push(piece);
     expect(streamed.length).toBeGreaterThan(1);
     expect(streamed.join("")).toBe((await model.generate({ ...options, numBeams: 1 })).text);
+  });
+
+  it("holds an answer's stream back until the model's marker has come, but no caption's", async () => {
+    const marked = await writeTinyT5(join(root, "marked"));
+    const file = join(marked, "generation_config.json");
+    const known = await readFile(file, "utf8").catch(() => "{}");
+    const asking = { question_format: "Question: {}", answer_after: "never said" };
+    await writeFile(file, JSON.stringify({ ...(JSON.parse(known) as object), ...asking }));
+    await using asked = await Blip2.load(marked, { threads: 1 });
+    expect([asked.questionFormat, asked.answerAfter]).toEqual(["Question: {}", "never said"]);
+    const pieces = async (prompt?: string): Promise<string[]> => {
+      const found: string[] = [];
+      const options = { image: images[0]!, prompt, maxNewTokens: 12, minNewTokens: 10 };
+      for await (const piece of asked.stream(options)) found.push(piece);
+      expect(found.join("")).toBe((await asked.generate({ ...options, numBeams: 1 })).text);
+      return found;
+    };
+    expect((await pieces()).length).toBeGreaterThan(1);
+    expect(await pieces("a red")).toHaveLength(1);
   });
 
   it("refuses contrastive search, which needs hidden states", async () => {

@@ -271,6 +271,11 @@ describe("rows", () => {
       statements,
     );
     expect(cramped.said).toEqual(said!.slice(0, said!.indexOf(endId) + 1));
+    // Where none fits, the first is a prefix, cut as other texts are.
+    const tight = row({ statementForm: "dialogue", maxTextLength: 4 }).statements(statements);
+    expect(tight.prefix).toHaveLength(4);
+    expect("the color of the star is".startsWith(text(tight.prefix.slice(0, -1)))).toBe(true);
+    expect([text(tight.labels), tight.said]).toEqual(["red", undefined]);
   });
 
   it("lose the end of a text that is too long, not its end token", () => {
