@@ -78,11 +78,7 @@ export class RunFolder {
     const kept = (await readLog(this.path)).filter((line) => Number(line["step"]) <= step);
     const text = kept.map((line) => `${JSON.stringify(line)}\n`).join("");
     const file = join(this.path, logName);
-    const exists = await stat(file).then(
-      () => true,
-      () => false,
-    );
-    if (!exists) return;
+    if (!(await isThere(file))) return;
     await writeFileAtomic(file, text);
     await truncate(file, Buffer.byteLength(text));
   }
@@ -98,22 +94,18 @@ export async function readLog(run: string): Promise<readonly LogLine[]> {
     .map((line) => JSON.parse(line) as LogLine);
 }
 
-/** The checkpoint of an earlier run. Throws a `UserError` if the folder holds none. */
-export async function checkpointOf(runFolder: string): Promise<RunCheckpoint> {
-  const checkpoint = await readCheckpoint(join(runFolder, checkpointName));
-  if (checkpoint === undefined)
-    throw new UserError(
-      `${runFolder} holds no ${checkpointName}: name the folder of a run that has saved one`,
-    );
-  return checkpoint;
-}
+/** The checkpoint of an earlier run, if its folder holds one. */
+export const checkpointOf = (runFolder: string): Promise<RunCheckpoint | undefined> =>
+  readCheckpoint(join(runFolder, checkpointName));
 
-async function readCheckpoint(path: string): Promise<RunCheckpoint | undefined> {
-  const exists = await stat(path).then(
+const isThere = (path: string): Promise<boolean> =>
+  stat(path).then(
     () => true,
     () => false,
   );
-  if (!exists) return undefined;
+
+async function readCheckpoint(path: string): Promise<RunCheckpoint | undefined> {
+  if (!(await isThere(path))) return undefined;
   const file = await openSafetensors(path);
   const step = Number(file.metadata["step"]);
   if (!Number.isInteger(step))

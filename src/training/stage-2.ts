@@ -75,6 +75,12 @@ export const stage2ConfigSchema = z
     /** Starts the language projection at the spread of the frozen word table, not at PyTorch's default. */
     matchWordScale: z.boolean().default(true),
     /**
+     * How large the soft prompt is at the start, in multiples of the root mean square of the frozen word table. Where the
+     * layers of a T5's encoder add much more than words are large (`condensedScale` of its training), a soft prompt as
+     * large as words is drowned.
+     */
+    promptStart: z.number().positive().default(1),
+    /**
      * Largest root mean square of a position of the soft prompt, in multiples of that of the frozen word table; what is
      * above it costs (`promptScalePenalty`). Without it nothing does, as in the paper.
      */
@@ -98,6 +104,11 @@ export const stage2ConfigSchema = z
     ...trainerKeys,
   })
   .refine(...equalParts)
+  .refine(({ matchWordScale, promptStart }) => matchWordScale || promptStart === 1, {
+    path: ["promptStart"],
+    message:
+      "is counted in the spread of words, which matchWordScale: false leaves aside: take one of them out",
+  })
   .refine(({ start, freshQFormer }) => start === undefined || !freshQFormer, {
     path: ["freshQFormer"],
     message: "cannot stand beside start, which names the weights to begin with: leave one of them out",
@@ -183,7 +194,7 @@ export async function stage2Task(
       ? captionSide(languageModel, parameters, tokenizer, config, queries)
       : prefixSide(languageModel, parameters, tokenizer, config);
   const wordScale = wordSpread(languageModel);
-  const spread = wordScale / Math.sqrt(qformer.hidden_size);
+  const spread = (config.promptStart * wordScale) / Math.sqrt(qformer.hidden_size);
   const bridge = new SecondStage(
     {
       qformer,

@@ -1,5 +1,7 @@
-/** Where a run's weights come from: drawn anew, or taken over from an earlier run. */
-import { checkTensors } from "../checkpoints/model-folder.js";
+/** Where a run's weights come from: drawn anew, or taken over from an earlier run or from what one wrote. */
+import { toFloat32 } from "../checkpoints/float16.js";
+import { checkTensors, readModelFolder } from "../checkpoints/model-folder.js";
+import { UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import { initialise } from "../nn/initialise.js";
 import type { Parameters } from "../nn/parameters.js";
@@ -7,8 +9,9 @@ import { slots } from "./optimizer.js";
 import { checkpointOf } from "./run-folder.js";
 
 /**
- * Weights before the first step. With `start`, the folder of an earlier run of the same sizes, its checkpoint's
- * weights (moments begin anew). Throws a `UserError` naming every weight that does not fit.
+ * Weights before the first step. With `start`, those of an earlier run of the same sizes (moments begin anew): the
+ * checkpoint of its folder, or else a model folder, such as a run's `model/` or a bundled one, whose weights may have
+ * been rounded to float16. Throws a `UserError` naming every weight that does not fit.
  */
 export async function startWeights(
   parameters: Parameters,
@@ -16,14 +19,29 @@ export async function startWeights(
   start?: string,
 ): Promise<ReadonlyMap<string, HostTensor>> {
   if (start === undefined) return initialise(parameters.trainable, seed);
-  const { tensors } = await checkpointOf(start);
-  const found = new Map<string, HostTensor>();
-  for (const { name } of parameters.trainable) {
-    const value = tensors.get(slots.weight(name));
-    if (value !== undefined) found.set(name, value);
-  }
-  // Frozen weights are in no checkpoint of a run.
   const wanted = new Map(parameters.trainable.map(({ name, shape }) => [name, shape]));
-  checkTensors(wanted, found, start);
-  return found;
+  // What is frozen is in no checkpoint of a run, and in a model folder it is not asked for.
+  const tolerance = { ignored: (name: string) => !wanted.has(name) };
+  const checkpoint = await checkpointOf(start);
+  if (checkpoint !== undefined) {
+    const found = new Map<string, HostTensor>();
+    for (const name of wanted.keys()) {
+      const value = checkpoint.tensors.get(slots.weight(name));
+      if (value !== undefined) found.set(name, value);
+    }
+    checkTensors(wanted, found, start, tolerance);
+    return found;
+  }
+  const { weights, path } = await readModelFolder(start).catch((error: unknown) => {
+    if (!(error instanceof UserError)) throw error;
+    throw new UserError(
+      `start: ${start} holds no checkpoint of a run, and as a model folder: ${error.message}`,
+      {
+        cause: error,
+      },
+    );
+  });
+  checkTensors(wanted, weights.tensors, path, tolerance);
+  const values = await weights.readAll(wanted.keys());
+  return new Map([...values].map(([name, value]) => [name, toFloat32(value)]));
 }

@@ -23,6 +23,13 @@ import { sentinelTokens } from "../text/build-bpe.js";
 import type { TextTokenizer } from "../text/tokenizer.js";
 import { clozeOf, dialogueOf, type Cloze } from "./cloze.js";
 import { answerMeasureOf, type AnswerMeasure } from "./answers.js";
+import {
+  condense,
+  condensedFeeds,
+  condensedInputs,
+  plainPositions,
+  type CondensedPosition,
+} from "./condensed.js";
 import { startWeights } from "./start-weights.js";
 import { textKeys, TextOrder } from "./text-order.js";
 import { paddedIds, paddedRows, rememberingEncoder } from "./token-rows.js";
@@ -90,6 +97,13 @@ export const t5LanguageModelConfigSchema = z
     echoShare: z.number().min(0).max(1).default(0),
     /** Share of a text's statements (sentences of one fact) in blanks and dialogues. */
     statementShare: z.number().min(0).max(1).default(0.5),
+    /**
+     * Share of the rows whose description is read condensed, several of its words at one position, as a soft prompt is
+     * (`condense`).
+     */
+    condensedShare: z.number().min(0).max(1).default(0),
+    /** How large the positions of such a description are at most, in multiples of their sum of words. */
+    condensedScale: z.number().min(1).default(1),
     ...textKeys,
     ...trainerKeys,
   })
@@ -135,6 +149,8 @@ function t5Ids(tokenizer: TextTokenizer): DecoderIds & { readonly end: number } 
 interface PairRow {
   /** For the encoder. */
   readonly text: readonly number[];
+  /** How many of its tokens, from the first, are the description. */
+  readonly described: number;
   /** From the decoder; `ignoreIndex` where nothing is learnt. */
   readonly labels: readonly number[];
   /** What the decoder reads, one place later; the labels where absent. */
@@ -157,7 +173,15 @@ export async function t5LanguageModelTask(
     nearBiases(config.model, bidirectional),
   );
   const writer = new PairWriter(tokenizer, config.maxTextLength);
-  const loss = textToTextLoss(model, inputs(model), writer.ids);
+  const isCondensed = config.condensedShare > 0;
+  const breaks = phraseBreaks(tokenizer);
+  const positionsOf = ({ text, described }: PairRow, random: Random): readonly CondensedPosition[] => {
+    if (!random.chance(config.condensedShare)) return plainPositions(text);
+    const description = condense(text.slice(0, described), breaks, config.condensedScale, random);
+    return [...description, ...plainPositions(text.slice(described))];
+  };
+  const read = isCondensed ? condensedInputs(model) : plainInputs(model);
+  const loss = textToTextLoss(model, { ...read, ...spokenInputs() }, writer.ids);
   const order = new TextOrder(train, config);
   const partSize = config.batchSize / config.accumulate;
   const measure = await t5AnswerMeasure(device, parameters, model, writer, test);
@@ -183,7 +207,16 @@ export async function t5LanguageModelTask(
         const message = `${config.data}: maxTextLength is ${config.maxTextLength}, too short for a description with a question behind it`;
         return Promise.reject(new UserError(message));
       }
-      return Promise.resolve(feedsOf(rows, writer.ids.pad));
+      const random = new Random("condensed", config.seed, step, part);
+      return Promise.resolve({
+        ...(isCondensed
+          ? condensedFeeds(
+              rows.map((row) => positionsOf(row, random)),
+              writer.ids.pad,
+            )
+          : plainFeeds(rows, writer.ids.pad)),
+        ...spokenFeeds(rows),
+      });
     },
     evaluate: () => measure(),
   };
@@ -207,26 +240,33 @@ function formOf(shares: Readonly<Record<Form, number>>, random: Random): Form {
   return forms.findLast((form) => shares[form] > 0)!;
 }
 
-function inputs(model: T5): {
-  readonly inputsEmbeds: Tensor;
-  readonly encoderMask: Tensor;
-  readonly labels: Tensor;
-  readonly said: Tensor;
-} {
+/** Tokens that stand between phrases, as the tokenizer has them. */
+function phraseBreaks(tokenizer: TextTokenizer): ReadonlySet<number> {
+  const tokens = [".", ",", " .", " ,", " and"].map((text) =>
+    tokenizer.encode(text, { addSpecialTokens: false }),
+  );
+  return new Set(tokens.filter((ids) => ids.length === 1).flat());
+}
+
+function plainInputs(model: T5): { readonly inputsEmbeds: Tensor; readonly encoderMask: Tensor } {
   return {
     inputsEmbeds: model.embed(input("ids", "int64", ["B", "S"])),
     encoderMask: input("mask", "int64", ["B", "S"]),
-    labels: input("labels", "int64", ["B", "T"]),
-    said: input("said", "int64", ["B", "T"]),
   };
 }
 
-function feedsOf(rows: readonly PairRow[], pad: number): HostTensors {
+const plainFeeds = (rows: readonly PairRow[], pad: number): HostTensors =>
+  paddedIds(
+    rows.map(({ text }) => text),
+    pad,
+  );
+
+function spokenInputs(): { readonly labels: Tensor; readonly said: Tensor } {
+  return { labels: input("labels", "int64", ["B", "T"]), said: input("said", "int64", ["B", "T"]) };
+}
+
+function spokenFeeds(rows: readonly PairRow[]): HostTensors {
   return {
-    ...paddedIds(
-      rows.map(({ text }) => text),
-      pad,
-    ),
     labels: paddedRows(
       rows.map(({ labels }) => labels),
       ignoreIndex,
@@ -302,8 +342,10 @@ export class PairWriter {
     const cut = split?.between(0, words.length) ?? words.length;
     const answer = [...this.encode(missing), this.ids.end];
     const given = words.slice(cut);
+    const described = this.encode(`${description} .`);
     return {
-      text: [...this.encode(`${description} .`), ...words.slice(0, cut), this.ids.end],
+      text: [...described, ...words.slice(0, cut), this.ids.end],
+      described: described.length,
       labels: [...given.map(() => ignoreIndex), ...answer],
       said: [...given, ...answer],
     };
@@ -316,8 +358,9 @@ export class PairWriter {
     shares: Shares,
   ): PairRow {
     const asked = clozes(questions, statements, random, shares);
-    const text = [...this.encode(`${description} .`), this.ids.end];
-    return { text, ...dialogueOf(asked, this.encode, this.ids.end, this.most) };
+    const described = this.encode(`${description} .`);
+    const text = [...described, this.ids.end];
+    return { text, described: described.length, ...dialogueOf(asked, this.encode, this.ids.end, this.most) };
   }
 
   /** Some of the questions and statements, as far as they fit, in random order. */
@@ -326,7 +369,8 @@ export class PairWriter {
     random: Random,
     shares: Shares,
   ): PairRow {
-    const text = [...this.encode(`${description} .`)];
+    const described = this.encode(`${description} .`);
+    const text = [...described];
     const labels: number[] = [];
     let next = 0;
     const count = random.between(1, shares.mostBlanks);
@@ -337,7 +381,7 @@ export class PairWriter {
       text.push(...words, sentinel);
       labels.push(sentinel, ...this.encode(missing));
     }
-    return { text: [...text, this.ids.end], labels: [...labels, this.ids.end] };
+    return { text: [...text, this.ids.end], described: described.length, labels: [...labels, this.ids.end] };
   }
 }
 
@@ -374,7 +418,7 @@ export async function t5AnswerMeasure(
   writer: PairWriter,
   test: readonly DescribedScene[],
 ): Promise<AnswerMeasure> {
-  const batch = inputs(model);
+  const batch = { ...plainInputs(model), ...spokenInputs() };
   const choice = ops.argmax(textToTextLogits(model, batch, writer.ids));
   const isWrong = ops.and(
     ops.lessOrEqual(integer(0), batch.labels),
@@ -389,7 +433,10 @@ export async function t5AnswerMeasure(
     const rows = questions.map(({ description, question, answer }) =>
       writer.question(description, question, answer),
     );
-    const { right } = await program.run(feedsOf(rows, writer.ids.pad), { signal });
+    const { right } = await program.run(
+      { ...plainFeeds(rows, writer.ids.pad), ...spokenFeeds(rows) },
+      { signal },
+    );
     return right!.data;
   });
 }

@@ -18,6 +18,7 @@ it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
   ["t5-questions", t5LanguageModelConfigSchema],
   ["t5-echo", t5LanguageModelConfigSchema],
   ["t5-captions", t5LanguageModelConfigSchema],
+  ["t5-condensed", t5LanguageModelConfigSchema],
   ["vision", visionConfigSchema],
   ["vision-longer", visionConfigSchema],
   ["stage1", stage1ConfigSchema],
@@ -28,6 +29,7 @@ it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
   ["stage2-more", stage2ConfigSchema],
   ["stage2-t5", stage2ConfigSchema],
   ["stage2-t5-longer", stage2ConfigSchema],
+  ["stage2-t5-condensed", stage2ConfigSchema],
 ])("configs/scenes/%s.json is one of its stage", async (name, schema) => {
   const config = await readConfig(
     fileURLToPath(new URL(`../../configs/scenes/${name}.json`, import.meta.url)),

@@ -80,6 +80,24 @@ it.each(["language-model", "vision", "stage2"] as const)(
   },
 );
 
+it.each(["language-model", "stage2"] as const)(
+  "%s goes on from a model folder, whose weights are half precision",
+  { timeout: 120_000 },
+  async (stage) => {
+    const { weights: before } = await world.train(stage, `${stage}-published`, { steps: 4 });
+    const still = { steps: 1, learningRate: { peak: 1e-12 }, seed: 9 };
+    const start = join(world.root, `${stage}-published`, "model");
+    const { weights: after } = await world.train(stage, `${stage}-from-published`, { ...still, start });
+    expect([...after.keys()]).toEqual([...before.keys()]);
+    for (const [name, value] of after) expectClose(name, value, before.get(name), { within: 2e-3 });
+  },
+);
+
+it("a start that holds neither a checkpoint nor a model is refused by name", async () => {
+  const training = world.train("stage2", "stage2-lost", { start: world.data });
+  await expect(training).rejects.toThrow(/start: .* holds no checkpoint of a run.* has no config\.json/);
+});
+
 describe("stage 1 with some of its objectives", () => {
   it("neither logs nor computes what is left out", { timeout: 120_000 }, async () => {
     const lean = { steps: 3, objectives: ["itc", "itm"] };

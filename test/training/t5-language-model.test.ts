@@ -57,6 +57,25 @@ describe("a run", () => {
     expect(mean(losses.slice(-3))).toBeLessThan(mean(losses.slice(0, 3)));
   });
 
+  it("learns from condensed descriptions, resumed as unbroken", { timeout: 120_000 }, async () => {
+    const lossesOf = async (run: string): Promise<number[]> =>
+      (await readLog(at(run))).flatMap((line) => ("learningRate" in line ? [Number(line["loss"])] : []));
+    const condensed = { condensedShare: 0.7, condensedScale: 8 };
+    expect(await train("condensed", condensed)).toMatchObject({ code: 0, stderr: "" });
+    expect(await train("plain", { steps: 1 })).toMatchObject({ code: 0 });
+    const losses = await lossesOf("condensed");
+    expect(losses.at(-1)).toBeLessThan(losses[0]!);
+    expect(losses[0]).not.toBe((await lossesOf("plain"))[0]);
+    const config = t5LanguageModelConfigSchema.parse(configOf(condensed));
+    const options = { out: at("condensed-twice"), threads: 1 };
+    await trainLanguageModel(config, { ...options, resume: false, until: 5 });
+    await trainLanguageModel(config, { ...options, resume: true });
+    const [once, twice] = await Promise.all(
+      ["condensed", "condensed-twice"].map((run) => readFile(join(at(run), "checkpoint.safetensors"))),
+    );
+    expect(once!.equals(twice!)).toBe(true);
+  });
+
   it("resumed equals unbroken, to the bit", { timeout: 120_000 }, async () => {
     await train("whole");
     const controller = new AbortController();
