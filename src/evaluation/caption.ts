@@ -3,6 +3,7 @@ import { readCaptionSet } from "../data/caption-set.js";
 import { readScenes, readWorld } from "../data/scenes/read.js";
 import { UserError } from "../errors.js";
 import type { TrainingHooks } from "../training/trainer.js";
+import { descriptionsOf, type Given } from "./given.js";
 import { captionQuality, type CaptionedScene, type CaptionQuality } from "./caption-quality.js";
 
 /** What writes captions: `Blip2`, or a test's stand-in. */
@@ -12,13 +13,22 @@ export interface Captioner {
     readonly numBeams?: number | undefined;
     readonly numReturnSequences?: number | undefined;
     readonly signal?: AbortSignal | undefined;
-  }): Promise<readonly (Written & { readonly sequences?: readonly Written[] })[]>;
+  }): Promise<readonly Candidates[]>;
+  generateWithoutPicture(options: {
+    readonly prompts: readonly string[];
+    readonly descriptions?: readonly string[] | undefined;
+    readonly numBeams?: number | undefined;
+    readonly signal?: AbortSignal | undefined;
+  }): Promise<readonly Written[]>;
 }
 
 interface Written {
   readonly text: string;
   readonly logProbability: number;
 }
+
+/** A caption, with the others that were found, the likeliest first. */
+type Candidates = Written & { readonly sequences?: readonly Written[] };
 
 /** What chooses among captions: `Blip2Retriever`, or a test's stand-in. */
 export interface Ranker {
@@ -40,6 +50,8 @@ export interface CaptionEvaluation extends Pick<TrainingHooks, "signal" | "onPro
   readonly beams?: number | undefined;
   /** Of so many captions the one that is nearest to the picture counts. */
   readonly ranking?: { readonly ranker: Ranker; readonly candidates: number } | undefined;
+  /** What the caption is of. Default: the picture. Without it nothing is ranked. */
+  readonly given?: Given | undefined;
 }
 
 /** A picture with what the model said. */
@@ -56,23 +68,43 @@ const picturesAtOnce = 16;
 
 export async function evaluateCaptions(
   model: Captioner,
-  { data, split, limit, beams, ranking, signal, onProgress }: CaptionEvaluation,
+  { data, split, limit, beams, ranking, given = "picture", signal, onProgress }: CaptionEvaluation,
 ): Promise<{ readonly quality: CaptionQuality; readonly predictions: readonly CaptionPrediction[] }> {
+  if (ranking !== undefined && given !== "picture") {
+    throw new UserError(`captions given ${given} cannot be ranked by how near they are to a picture`);
+  }
   const { held_out: heldOut = [] } = await readWorld(data);
   const scenes = await readScenes(data, split);
   const pictures = (await readCaptionSet(data, split)).slice(0, limit);
+  const descriptions =
+    given === "description" &&
+    (await descriptionsOf(
+      pictures.map(({ id }) => id),
+      data,
+      split,
+    ));
   const judged: CaptionedScene[] = [];
   const predictions: CaptionPrediction[] = [];
   for (let from = 0; from < pictures.length; from += picturesAtOnce) {
     const part = pictures.slice(from, from + picturesAtOnce);
     const images = part.map(({ file }) => file);
     const width = beams ?? ranking?.candidates;
-    const generated = await model.generateBatch({
-      images,
+    const search = {
       ...(width !== undefined && { numBeams: width }),
-      ...(ranking !== undefined && { numReturnSequences: ranking.candidates }),
       ...(signal !== undefined && { signal }),
-    });
+    };
+    const generated: readonly Candidates[] =
+      given === "picture"
+        ? await model.generateBatch({
+            images,
+            ...search,
+            ...(ranking !== undefined && { numReturnSequences: ranking.candidates }),
+          })
+        : await model.generateWithoutPicture({
+            prompts: part.map(() => ""),
+            ...(descriptions && { descriptions: part.map(({ id }) => descriptions.get(id)!) }),
+            ...search,
+          });
     for (const [i, { id, file, captions }] of part.entries()) {
       const scene = scenes.get(id);
       if (scene === undefined)

@@ -5,17 +5,11 @@
  * prompt could reach).
  */
 import { readPicturesOf, readQuestionSet, type PictureQuestion } from "../data/question-set.js";
-import { Random } from "../data/random.js";
-import { describe, type Scene } from "../data/scenes/index.js";
-import { readScenes } from "../data/scenes/read.js";
-import { UserError } from "../errors.js";
 import { answerSettings, questionPrompt, type Asked } from "../generation/questions.js";
 import type { GenerateSettings } from "../generation/options.js";
 import type { TrainingHooks } from "../training/trainer.js";
+import { descriptionsOf, type Given } from "./given.js";
 import { accuracies, constantAccuracies, vqaAccuracy } from "./vqa-accuracy.js";
-
-/** What stands before the question. */
-export type Given = "picture" | "nothing" | "description";
 
 type Answers = Promise<readonly { readonly text: string }[]>;
 
@@ -44,7 +38,7 @@ export interface VqaEvaluation extends Pick<TrainingHooks, "signal" | "onProgres
   readonly limit?: number | undefined;
   /** Default: that of LAVIS for short answers. */
   readonly beams?: number | undefined;
-  /** Default: the picture. A description needs `scenes_<split>.json`. */
+  /** What stands before the question. Default: the picture. A description needs `scenes_<split>.json`. */
   readonly given?: Given | undefined;
   /** With `{}` where a question goes. Default: the model's own. */
   readonly promptFormat?: string | undefined;
@@ -122,32 +116,6 @@ function askingText(
   };
 }
 
-/**
- * What the pictures of questions show, by picture id: closed by a stop, as in the text that the language models of the scenes
- * world learn from, and the same each time.
- */
-async function descriptionsOf(
-  questions: readonly PictureQuestion[],
-  { data, split }: VqaEvaluation,
-): Promise<ReadonlyMap<number, string>> {
-  const scenes = await readScenes(data, split);
-  const ids = [...new Set(questions.map(({ imageId }) => imageId))];
-  const missing = ids.filter((id) => !scenes.has(id));
-  if (missing.length > 0) {
-    throw new UserError(
-      `${data}/scenes_${split}.json: ${missing.length} pictures have questions but no scene to describe: ` +
-        missing.slice(0, 5).join(", "),
-    );
-  }
-  return new Map(
-    ids.map((id) => {
-      // Records hold plain strings; describing them writes them down and nothing more.
-      const scene = scenes.get(id) as Pick<Scene, "background" | "objects">;
-      return [id, `${describe(scene, new Random("vqa", split, id))} .`];
-    }),
-  );
-}
-
 /** Questions about a picture side by side, pictures in the order in which they come first. */
 function byPicture(questions: readonly PictureQuestion[]): readonly PictureQuestion[] {
   const pictures = new Map<number, PictureQuestion[]>(questions.map(({ imageId }) => [imageId, []]));
@@ -171,7 +139,15 @@ export async function evaluateVqa<View extends AsyncDisposable>(
   const askings: { readonly [G in Given]: () => Promise<Asking> } = {
     picture: async () => new AskingPictures(model, await readPicturesOf(questions, data, split)),
     nothing: () => Promise.resolve(askingText(model)),
-    description: async () => askingText(model, await descriptionsOf(questions, options)),
+    description: async () =>
+      askingText(
+        model,
+        await descriptionsOf(
+          questions.map(({ imageId }) => imageId),
+          data,
+          split,
+        ),
+      ),
   };
   await using asking = await askings[given]();
   const predictions: VqaPrediction[] = [];

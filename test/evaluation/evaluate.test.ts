@@ -26,6 +26,11 @@ beforeAll(async () => {
 }, 300_000);
 afterAll(() => world.remove());
 
+/** Of a stand-in that is asked about pictures alone. */
+const noText: Pick<Captioner, "generateWithoutPicture"> = {
+  generateWithoutPicture: () => Promise.reject(new Error("a picture was given")),
+};
+
 /** The one line of `--json`. */
 async function evaluate(task: string, words: readonly string[]): Promise<Record<string, number>> {
   const { code, stdout, stderr } = await blip2([
@@ -98,6 +103,7 @@ describe("caption", () => {
     }
     const batches: number[] = [];
     const parrot: Captioner = {
+      ...noText,
       generateBatch: ({ images }) => {
         batches.push(images.length);
         return Promise.resolve(images.map((image) => ({ text: known.get(image)!, logProbability: 0 })));
@@ -118,10 +124,51 @@ describe("caption", () => {
   });
 });
 
+describe("captions without the picture", () => {
+  const seen: unknown[] = [];
+  const scribe: Captioner = {
+    generateBatch: () => Promise.reject(new Error("no picture was to be given")),
+    generateWithoutPicture: ({ prompts, descriptions, ...search }) => {
+      seen.push({ prompts, described: descriptions !== undefined, ...search });
+      // Says the description back, which names everything.
+      const said = prompts.map((_, i) => ({ text: descriptions?.[i] ?? "a star", logProbability: 0 }));
+      return Promise.resolve(said);
+    },
+  };
+  const captions = (options: Partial<CaptionEvaluation>) =>
+    evaluateCaptions(scribe, { data: world.data, split: "test", limit: 3, ...options });
+
+  it("are written from the description of each, or from nothing", async () => {
+    const { quality, predictions } = await captions({ given: "description", beams: 2 });
+    expect(quality).toMatchObject({ images: 3, kindF1: 1, background: 1 });
+    expect(new Set(predictions.map(({ caption }) => caption)).size).toBeGreaterThan(1);
+    expect((await captions({ given: "nothing" })).predictions.map(({ caption }) => caption)).toEqual(
+      Array.from({ length: 3 }, () => "a star"),
+    );
+    expect(seen).toEqual([
+      { prompts: ["", "", ""], described: true, numBeams: 2 },
+      { prompts: ["", "", ""], described: false },
+    ]);
+  });
+
+  it("are not ranked", async () => {
+    const ranking = { ranker: { rankTexts: () => Promise.reject(new Error("asked")) }, candidates: 2 };
+    await expect(captions({ given: "description", ranking })).rejects.toThrow(/cannot be ranked/);
+  });
+
+  it("come from a real model too", { timeout: 120_000 }, async () => {
+    const words = ["--model", folder("stage2"), "--limit", "4", "--given"];
+    const described = await evaluate("caption", [...words, "description"]);
+    expect(described["images"]).toBe(4);
+    expect(await evaluate("caption", [...words, "nothing"])).toHaveProperty("kindF1");
+  });
+});
+
 describe("captions that are ranked", () => {
   it("counts the one that the ranker puts first", async () => {
     const asked: object[] = [];
     const captioner: Captioner = {
+      ...noText,
       generateBatch: ({ images, ...rest }) => {
         asked.push(rest);
         const [first, second] = ["a star", "a cup"].map((text) => ({ text, logProbability: 0 }));

@@ -365,7 +365,7 @@ it("refuses what does not fit the task, by name", async () => {
     await blip2(["evaluate", "caption", ...words, "--given", "nothing", "--prompt-format", "{}"]),
   ).toMatchObject({
     code: 2,
-    stderr: "blip2: evaluate: --given, --prompt-format does not apply to caption\n",
+    stderr: "blip2: evaluate: --prompt-format does not apply to caption\n",
   });
   expect(await blip2(["evaluate", "vqa", ...words, "--towers", "t"])).toMatchObject({ code: 2 });
   expect((await blip2(["evaluate", "vqa", ...words, "--given", "sound"])).stderr).toContain(

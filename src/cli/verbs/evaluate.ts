@@ -12,7 +12,7 @@ import { defineVerb } from "../verb.js";
 
 /** What can be evaluated, and which options apply to it besides those that apply to all. */
 const tasks = {
-  caption: ["split", "beams", "rankBy", "candidates", "out", "precision"],
+  caption: ["split", "beams", "given", "rankBy", "candidates", "out", "precision"],
   vqa: ["split", "beams", "given", "promptFormat", "answerAfter", "out", "precision"],
   vision: ["split", "towers"],
   "language-model": ["out"],
@@ -47,7 +47,7 @@ export const evaluate = defineVerb({
     given: {
       type: "enum",
       choices: ["picture", "nothing", "description"],
-      help: "what stands before the question (vqa): the picture's soft prompt, nothing, which shows what the language model guesses, or a written description of the scene; picture if not given",
+      help: "what is asked about (vqa) or told of (caption): the picture, nothing, which shows what the language model guesses, or a written description of the scene, the most that a soft prompt could tell; picture if not given",
     },
     promptFormat: {
       ...questionOptions.promptFormat,
@@ -172,6 +172,7 @@ export const evaluate = defineVerb({
           split,
           beams,
           ranking,
+          given,
         });
         await keep(predictions);
         return output.record(quality);
