@@ -26,7 +26,14 @@ const stage2 = (overrides: StageDefinition["overrides"]): StageDefinition => ({
 /** What both families learn from; as in configs/scenes/stage2-statements.json. */
 const texts = { statementShare: 0.5, statements: 6, maxTextLength: 64, promptScale: 2.5 };
 const opt = { languageModel: "runs/language-model-statements/model", ...texts };
-const t5 = { languageModel: "runs/t5-captions/model", statementForm: "dialogue", ...texts };
+/** A soft prompt larger than words, as this T5 needs it: docs/scenes.md says why. */
+const t5 = {
+  languageModel: "runs/t5-condensed-longer/model",
+  statementForm: "dialogue",
+  ...texts,
+  promptStart: 12,
+  promptScale: 30,
+};
 
 const bundled = [
   { name: "opt", label: "OPT", model: "models/scenes-opt" },

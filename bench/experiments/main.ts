@@ -1,6 +1,6 @@
 /**
- * `npm run experiments -- run NAME|all [--threads N] [--only SEED]` trains and measures what is not there yet, in
- * runs/experiments, and keeps results and thinned logs in docs/experiments. `npm run experiments -- page` makes docs/experiments.md
+ * `npm run experiments -- run NAME|all [--threads N] [--only SEED] [--arm ARM]` trains and measures what is not there yet,
+ * in runs/experiments, and keeps results and thinned logs in docs/experiments. `npm run experiments -- page` makes docs/experiments.md
  * from those.
  */
 import { parseArgs } from "node:util";
@@ -12,7 +12,7 @@ import { writePage } from "./page.js";
 import { Runner } from "./run.js";
 
 const names = ["all", ...plan.experiments.map(({ name }) => name)].join("|");
-const usage = `usage: npm run experiments -- run ${names} [--threads N] [--only SEED]
+const usage = `usage: npm run experiments -- run ${names} [--threads N] [--only SEED] [--arm ARM]
        npm run experiments -- page`;
 
 function wholeNumber(option: string, text: string | undefined): number | undefined {
@@ -25,7 +25,7 @@ async function main(words: readonly string[], signal: AbortSignal): Promise<void
   const { values, positionals } = parseArgs({
     args: [...words],
     allowPositionals: true,
-    options: { threads: { type: "string" }, only: { type: "string" } },
+    options: { threads: { type: "string" }, only: { type: "string" }, arm: { type: "string" } },
   });
   const [command, name, ...rest] = positionals;
   const places = new Places(inRepository("."));
@@ -39,7 +39,7 @@ async function main(words: readonly string[], signal: AbortSignal): Promise<void
       signal,
       say: (line) => console.error(`${new Date().toTimeString().slice(0, 8)} ${line}`),
     });
-    return runner.run(name, wholeNumber("only", values.only));
+    return runner.run(name, wholeNumber("only", values.only), values.arm);
   }
   if (!isPage) throw new UserError(usage, { exitCode: 2 });
   await writePage(plan, places);

@@ -73,8 +73,11 @@ export class Runner {
   /**
    * Runs an experiment, or all. What fails is told and passed over, so that the rest gets done; then the failures are
    * thrown as one `UserError`. Throws `InterruptedError` when it is stopped.
+   *
+   * @param only this seed alone
+   * @param armName this arm alone
    */
-  async run(name: string, only?: number): Promise<void> {
+  async run(name: string, only?: number, armName?: string): Promise<void> {
     const { plan, say } = this.options;
     const chosen = plan.experiments.filter((experiment) => name === "all" || experiment.name === name);
     if (chosen.length === 0) {
@@ -83,9 +86,12 @@ export class Runner {
     }
     if (only !== undefined && !chosen.some(({ seeds }) => seeds.includes(only)))
       throw new UserError(`--only ${only}: no such seed in ${name}`, { exitCode: 2 });
+    if (armName !== undefined && !chosen.some(({ arms }) => arms.some((arm) => arm.name === armName)))
+      throw new UserError(`--arm ${armName}: no such arm in ${name}`, { exitCode: 2 });
     const pieces = new Map<string, Piece>();
     for (const experiment of chosen)
-      for (const piece of piecesOf(plan.experiments, experiment, only)) pieces.set(pieceName(piece), piece);
+      for (const piece of piecesOf(plan.experiments, experiment, only))
+        if (armName === undefined || piece.arm.name === armName) pieces.set(pieceName(piece), piece);
 
     const failures: string[] = [];
     const attempt = async (piece: Piece, wait: boolean): Promise<boolean> => {

@@ -215,6 +215,9 @@ it("goes on with the rest after a failure, and tells of it at the end", { timeou
 it("names what it does not know", async () => {
   await expect(runner(short()).run("long")).rejects.toThrow("long is no experiment: all, short are known");
   await expect(runner(short()).run("short", 9)).rejects.toThrow("--only 9: no such seed in short");
+  await expect(runner(short()).run("short", undefined, "gone")).rejects.toThrow(
+    "--arm gone: no such arm in short",
+  );
   const plan = planOf({
     name: "odd",
     seeds: [1],

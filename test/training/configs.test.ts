@@ -19,6 +19,7 @@ it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
   ["t5-echo", t5LanguageModelConfigSchema],
   ["t5-captions", t5LanguageModelConfigSchema],
   ["t5-condensed", t5LanguageModelConfigSchema],
+  ["t5-condensed-longer", t5LanguageModelConfigSchema],
   ["vision", visionConfigSchema],
   ["vision-longer", visionConfigSchema],
   ["stage1", stage1ConfigSchema],
@@ -30,6 +31,8 @@ it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
   ["stage2-t5", stage2ConfigSchema],
   ["stage2-t5-longer", stage2ConfigSchema],
   ["stage2-t5-condensed", stage2ConfigSchema],
+  ["stage2-t5-condensed-longer", stage2ConfigSchema],
+  ["stage2-t5-condensed-last", stage2ConfigSchema],
 ])("configs/scenes/%s.json is one of its stage", async (name, schema) => {
   const config = await readConfig(
     fileURLToPath(new URL(`../../configs/scenes/${name}.json`, import.meta.url)),

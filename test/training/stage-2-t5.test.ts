@@ -178,6 +178,12 @@ describe("the task", () => {
     expect(other.spread).toBeLessThan(0.2);
   });
 
+  it("starts as many times larger as promptStart says, which counts in words", async () => {
+    const [one, twelve] = [await taskOf({}), await taskOf({ promptStart: 12 })];
+    expect(twelve.spread / one.spread).toBeCloseTo(12, 4);
+    await expect(taskOf({ promptStart: 12, matchWordScale: false })).rejects.toThrow(/promptStart/);
+  });
+
   it("cuts every caption if told, and drops out as the T5's config says", async () => {
     await writeTinyT5(folder("t5-dropout"), texts, { dropout_rate: 0.1 });
     const { batches } = await taskOf({ languageModel: folder("t5-dropout"), splitShare: 1 });
