@@ -107,7 +107,11 @@ export const t5LanguageModelConfigSchema = z
     ...textKeys,
     ...trainerKeys,
   })
-  .refine(...equalParts);
+  .refine(...equalParts)
+  .refine(({ condensedShare, condensedScale }) => condensedShare > 0 || condensedScale === 1, {
+    path: ["condensedScale"],
+    message: "is of condensed descriptions, of which there are none: give condensedShare too",
+  });
 
 export type T5LanguageModelConfig = z.infer<typeof t5LanguageModelConfigSchema>;
 

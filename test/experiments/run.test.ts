@@ -212,6 +212,13 @@ it("goes on with the rest after a failure, and tells of it at the end", { timeou
   expect((await resultsOf("mixed")).map(({ arm }) => arm)).toEqual(["whole"]);
 });
 
+it("runs one arm of several", { timeout: 120_000 }, async () => {
+  const arms = [training("first", stage1(2)), training("second", stage1(2))];
+  await runner(planOf({ name: "armed", seeds: [1], arms })).run("armed", undefined, "second");
+  expect((await resultsOf("armed")).map(({ arm }) => arm)).toEqual(["second"]);
+  expect(await readdir(join(world.root, "runs/experiments/armed"))).not.toContain("first");
+});
+
 it("names what it does not know", async () => {
   await expect(runner(short()).run("long")).rejects.toThrow("long is no experiment: all, short are known");
   await expect(runner(short()).run("short", 9)).rejects.toThrow("--only 9: no such seed in short");

@@ -47,6 +47,14 @@ const known = new Map([
 ]);
 
 describe("pairs", () => {
+  it.each(["dialogues", "blanks", "questions", "captions"] as const)(
+    "of %s begin with the description, and say how much of them it is",
+    (form) => {
+      for (const { text, described } of pairs(form))
+        expect(spoken(text.slice(0, described))).toBe(`${scene.description} .`);
+    },
+  );
+
   it("with blanks: each sentinel in the text is answered behind the same sentinel", () => {
     const counts = new Set<number>();
     for (const { text, labels } of pairs("blanks")) {

@@ -148,6 +148,7 @@ describe("refuses", () => {
   it.each([
     ["unknown keys, also those of an OPT's training", { captionShare: 0.5 }, /unknown captionShare/],
     ["no form at all", { forms: { dialogues: 0, questions: 0, captions: 0 } }, /one form at least/],
+    ["a size of what is not condensed", { condensedScale: 4 }, /condensedScale.*give condensedShare too/],
     ["a focus that no text has", { focus: ["smell"] }, /no training text asks a question of type smell/],
     [
       "rows without room for an answer",
