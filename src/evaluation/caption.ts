@@ -10,6 +10,7 @@ import { captionQuality, type CaptionedScene, type CaptionQuality } from "./capt
 export interface Captioner {
   generateBatch(options: {
     readonly images: readonly string[];
+    readonly prompt?: string | undefined;
     readonly numBeams?: number | undefined;
     readonly numReturnSequences?: number | undefined;
     readonly signal?: AbortSignal | undefined;
@@ -46,6 +47,8 @@ export interface CaptionEvaluation extends Pick<TrainingHooks, "signal" | "onPro
   readonly split: string;
   /** Only the first pictures of the split. */
   readonly limit?: number | undefined;
+  /** Words that every caption goes on from, and that are not judged. Default: none. */
+  readonly prompt?: string | undefined;
   /** Of the search; with `ranking` not below its candidates. */
   readonly beams?: number | undefined;
   /** Of so many captions the one that is nearest to the picture counts. */
@@ -68,8 +71,9 @@ const picturesAtOnce = 16;
 
 export async function evaluateCaptions(
   model: Captioner,
-  { data, split, limit, beams, ranking, given = "picture", signal, onProgress }: CaptionEvaluation,
+  evaluation: CaptionEvaluation,
 ): Promise<{ readonly quality: CaptionQuality; readonly predictions: readonly CaptionPrediction[] }> {
+  const { data, split, limit, prompt, beams, ranking, given = "picture", signal, onProgress } = evaluation;
   if (ranking !== undefined && given !== "picture") {
     throw new UserError(`captions given ${given} cannot be ranked by how near they are to a picture`);
   }
@@ -97,11 +101,12 @@ export async function evaluateCaptions(
       given === "picture"
         ? await model.generateBatch({
             images,
+            ...(prompt !== undefined && { prompt }),
             ...search,
             ...(ranking !== undefined && { numReturnSequences: ranking.candidates }),
           })
         : await model.generateWithoutPicture({
-            prompts: part.map(() => ""),
+            prompts: part.map(() => prompt ?? ""),
             ...(descriptions && { descriptions: part.map(({ id }) => descriptions.get(id)!) }),
             ...search,
           });

@@ -142,12 +142,11 @@ describe("captions without the picture", () => {
     const { quality, predictions } = await captions({ given: "description", beams: 2 });
     expect(quality).toMatchObject({ images: 3, kindF1: 1, background: 1 });
     expect(new Set(predictions.map(({ caption }) => caption)).size).toBeGreaterThan(1);
-    expect((await captions({ given: "nothing" })).predictions.map(({ caption }) => caption)).toEqual(
-      Array.from({ length: 3 }, () => "a star"),
-    );
+    const guessed = await captions({ given: "nothing", prompt: "a picture of" });
+    expect(guessed.predictions.map(({ caption }) => caption)).toEqual(["a star", "a star", "a star"]);
     expect(seen).toEqual([
       { prompts: ["", "", ""], described: true, numBeams: 2 },
-      { prompts: ["", "", ""], described: false },
+      { prompts: Array.from({ length: 3 }, () => "a picture of"), described: false },
     ]);
   });
 
@@ -184,10 +183,12 @@ describe("captions that are ranked", () => {
     expect(await said({})).toEqual(["a star", "a star", "a star"]);
     expect(await said({ ranking: { ranker, candidates: 6 } })).toEqual(["a cup", "a cup", "a cup"]);
     await said({ beams: 7, ranking: { ranker, candidates: 6 } });
+    await said({ prompt: "a picture of" });
     expect(asked).toEqual([
       {},
       { numBeams: 6, numReturnSequences: 6 },
       { numBeams: 7, numReturnSequences: 6 },
+      { prompt: "a picture of" },
     ]);
   });
 });

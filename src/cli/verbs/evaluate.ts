@@ -12,7 +12,7 @@ import { defineVerb } from "../verb.js";
 
 /** What can be evaluated, and which options apply to it besides those that apply to all. */
 const tasks = {
-  caption: ["split", "beams", "given", "rankBy", "candidates", "out", "precision"],
+  caption: ["split", "prompt", "beams", "given", "rankBy", "candidates", "out", "precision"],
   vqa: ["split", "beams", "given", "promptFormat", "answerAfter", "out", "precision"],
   vision: ["split", "towers"],
   "language-model": ["out"],
@@ -37,6 +37,11 @@ export const evaluate = defineVerb({
       help: "pictures to measure on (caption, vqa, vision, stage1, retrieval); test if not given",
     },
     limit: { type: "integer", min: 1, help: "measure on the first N samples only" },
+    prompt: {
+      type: "string",
+      value: "TEXT",
+      help: "words that every caption goes on from, and that are not judged (caption); none if not given",
+    },
     beams: {
       type: "integer",
       min: 1,
@@ -125,6 +130,7 @@ export const evaluate = defineVerb({
       data,
       split = "test",
       limit,
+      prompt,
       beams,
       rankBy,
       given,
@@ -170,6 +176,7 @@ export const evaluate = defineVerb({
         const { quality, predictions } = await evaluateCaptions(captioner, {
           ...common,
           split,
+          prompt,
           beams,
           ranking,
           given,
