@@ -1,8 +1,7 @@
 /**
  * Condensed descriptions: several words at one position of an encoder, their embeddings added up. A soft prompt
- * says as much with fewer, larger and less exact vectors than words are. A large language model makes something of
- * such vectors; a small one that was only ever shown words does not, and hardly anything can be told to it. Text alone
- * can teach it. Not in the paper. Shapes: B rows, S positions, N words, D width.
+ * says as much with fewer, larger and less exact vectors than words are. A small language model that was only ever shown
+ * words makes nothing of such vectors, and hardly anything can be told to it. Text alone can teach it. Not in the paper. Shapes: B rows, S positions, N words, D width.
  */
 import { input, ops, type HostTensors, type Tensor } from "../engine/index.js";
 import type { Random } from "../data/random.js";
