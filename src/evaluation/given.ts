@@ -4,7 +4,7 @@ import { describe, type Scene } from "../data/scenes/index.js";
 import { readScenes } from "../data/scenes/read.js";
 import { UserError } from "../errors.js";
 
-/** The picture; nothing, which shows what the language model guesses; or a written description, the ceiling of a soft prompt. */
+/** The picture; nothing, which shows what the language model guesses; or a written description, which says all that there is. */
 export type Given = "picture" | "nothing" | "description";
 
 /**

@@ -94,7 +94,10 @@ export const stage2ConfigSchema = z
         answer_after: z.string().min(1).optional(),
       })
       .default({}),
-    /** Folder of an earlier run of the same sizes whose weights this one starts from; else those of stage 1. */
+    /**
+     * Folder of an earlier run of the same sizes, or of a model, whose weights this one starts from; else those of
+     * stage 1.
+     */
     start: z.string().optional(),
     /**
      * Draws the queries, the Q-Former and the norm before it anew instead of reading them from the stage-1 folder, which
@@ -108,6 +111,10 @@ export const stage2ConfigSchema = z
     path: ["promptStart"],
     message:
       "is counted in the spread of words, which matchWordScale: false leaves aside: take one of them out",
+  })
+  .refine(({ start, promptStart }) => start === undefined || promptStart === 1, {
+    path: ["promptStart"],
+    message: "cannot stand beside start, whose soft prompt has its size already: leave one of them out",
   })
   .refine(({ start, freshQFormer }) => start === undefined || !freshQFormer, {
     path: ["freshQFormer"],

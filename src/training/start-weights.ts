@@ -20,8 +20,6 @@ export async function startWeights(
 ): Promise<ReadonlyMap<string, HostTensor>> {
   if (start === undefined) return initialise(parameters.trainable, seed);
   const wanted = new Map(parameters.trainable.map(({ name, shape }) => [name, shape]));
-  // What is frozen is in no checkpoint of a run, and in a model folder it is not asked for.
-  const tolerance = { ignored: (name: string) => !wanted.has(name) };
   const checkpoint = await checkpointOf(start);
   if (checkpoint !== undefined) {
     const found = new Map<string, HostTensor>();
@@ -29,7 +27,7 @@ export async function startWeights(
       const value = checkpoint.tensors.get(slots.weight(name));
       if (value !== undefined) found.set(name, value);
     }
-    checkTensors(wanted, found, start, tolerance);
+    checkTensors(wanted, found, start);
     return found;
   }
   const { weights, path } = await readModelFolder(start).catch((error: unknown) => {
@@ -41,7 +39,8 @@ export async function startWeights(
       },
     );
   });
-  checkTensors(wanted, weights.tensors, path, tolerance);
+  // It holds what is frozen too, which a checkpoint does not.
+  checkTensors(wanted, weights.tensors, path, { ignored: (name) => !wanted.has(name) });
   const values = await weights.readAll(wanted.keys());
   return new Map([...values].map(([name, value]) => [name, toFloat32(value)]));
 }

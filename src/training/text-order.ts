@@ -15,7 +15,7 @@ export const textKeys = {
    * up is found far sooner where there is little to look in.
    */
   curriculumSteps: z.int().nonnegative().default(0),
-  /** Folder of an earlier run of the same sizes whose weights this one starts from. */
+  /** Folder of an earlier run of the same sizes, or of a model, whose weights this one starts from. */
   start: z.string().optional(),
 } as const;
 

@@ -61,7 +61,7 @@ export const visionConfigSchema = z
      * colour is left, captions leave it out and patches are not asked about it. Needs scenes_<split>.json too.
      */
     fadedShare: z.number().min(0).max(1).default(0),
-    /** Folder of an earlier run of the same sizes whose weights this one starts from. */
+    /** Folder of an earlier run of the same sizes whose weights this one starts from; a model folder lacks the towers. */
     start: z.string().optional(),
     ...trainerKeys,
   })

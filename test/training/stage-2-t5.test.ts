@@ -181,7 +181,10 @@ describe("the task", () => {
   it("starts as many times larger as promptStart says, which counts in words", async () => {
     const [one, twelve] = [await taskOf({}), await taskOf({ promptStart: 12 })];
     expect(twelve.spread / one.spread).toBeCloseTo(12, 4);
-    await expect(taskOf({ promptStart: 12, matchWordScale: false })).rejects.toThrow(/promptStart/);
+    await expect(taskOf({ promptStart: 12, matchWordScale: false })).rejects.toThrow(/matchWordScale: false/);
+    await expect(taskOf({ promptStart: 12, start: "elsewhere" })).rejects.toThrow(
+      /cannot stand beside start/,
+    );
   });
 
   it("cuts every caption if told, and drops out as the T5's config says", async () => {

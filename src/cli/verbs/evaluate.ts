@@ -52,7 +52,7 @@ export const evaluate = defineVerb({
     given: {
       type: "enum",
       choices: ["picture", "nothing", "description"],
-      help: "what is asked about (vqa) or told of (caption): the picture, nothing, which shows what the language model guesses, or a written description of the scene, the most that a soft prompt could tell; picture if not given",
+      help: "what is asked about (vqa) or told of (caption): the picture, nothing, which shows what the language model guesses, or a written description of the scene; picture if not given",
     },
     promptFormat: {
       ...questionOptions.promptFormat,
