@@ -7,7 +7,7 @@ import { readdirSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { availableCpus } from "../src/engine/index.js";
 import { Blip2 } from "../src/generation/blip-2.js";
-import { precisions } from "../src/models/precision.js";
+import { precisions } from "../src/loading/precision.js";
 import { inRepository } from "./repository.js";
 
 /** Growth per step of the best line through the values. */

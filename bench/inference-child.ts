@@ -8,7 +8,7 @@ import { Device } from "../src/engine/index.js";
 import { Blip2Runner, blip2Parts, type Blip2Part } from "../src/generation/blip-2-runner.js";
 import { float32Tensor, int64Tensor } from "../src/host-tensor.js";
 import { blip2Config } from "../src/models/blip-2.js";
-import type { Precision } from "../src/models/precision.js";
+import type { Precision } from "../src/loading/precision.js";
 import { median } from "./runtime-profile.js";
 
 export interface ChildTask {

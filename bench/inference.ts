@@ -16,7 +16,7 @@ import { readModelFolder } from "../src/checkpoints/model-folder.js";
 import { availableCpus, Device } from "../src/engine/index.js";
 import { Blip2Runner, blip2Parts, type Blip2Part } from "../src/generation/blip-2-runner.js";
 import { blip2Config } from "../src/models/blip-2.js";
-import { precisions, type Precision } from "../src/models/precision.js";
+import { precisions, type Precision } from "../src/loading/precision.js";
 import type { ChildTask, InferenceMeasure } from "./inference-child.js";
 import { checkpointSizes, ensureRandomCheckpoint } from "./random-checkpoint.js";
 import { median } from "./runtime-profile.js";

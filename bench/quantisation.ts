@@ -16,7 +16,7 @@ import { int64Tensor } from "../src/host-tensor.js";
 import { loadImage } from "../src/images/load-image.js";
 import { preprocess, preprocessConfig } from "../src/images/preprocess.js";
 import { blip2Config } from "../src/models/blip-2.js";
-import { precisions, type Precision } from "../src/models/precision.js";
+import { precisions, type Precision } from "../src/loading/precision.js";
 import { ensureRandomCheckpoint } from "./random-checkpoint.js";
 import { inRepository } from "./repository.js";
 

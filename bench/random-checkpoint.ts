@@ -4,8 +4,8 @@
  */
 import { mkdir, readFile } from "node:fs/promises";
 import path from "node:path";
-import { writeFileAtomic } from "../src/checkpoints/atomic-write.js";
-import { float32ToHalf } from "../src/checkpoints/float16.js";
+import { writeFileAtomic } from "../src/files/atomic-write.js";
+import { float32ToHalf } from "../src/float16.js";
 import { fillSafetensors, type WriteTensor } from "../src/checkpoints/safetensors.js";
 import { elementCount } from "../src/host-tensor.js";
 import { blip2Config, buildBlip2 } from "../src/models/blip-2.js";

@@ -9,7 +9,7 @@ import { FirstStage } from "../src/models/blip-2-bridge.js";
 import { qFormerConfigSchema } from "../src/models/q-former.js";
 import { Parameters } from "../src/nn/parameters.js";
 import { stage1Losses } from "../src/objectives/stage-1.js";
-import { stage1ConfigSchema } from "../src/training/stage-1.js";
+import { stage1ConfigSchema } from "../src/recipes/stage-1.js";
 import type { Work } from "./work.js";
 import { inRepository } from "./repository.js";
 

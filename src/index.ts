@@ -30,7 +30,7 @@ export {
 export type { Chat, ChatOptions } from "./generation/chat.js";
 export type { ImageView } from "./generation/image-view.js";
 export type { Turn } from "./generation/questions.js";
-export type { DownloadReport, HubOptions } from "./checkpoints/hub.js";
+export type { DownloadReport, HubOptions } from "./hub/hub.js";
 export type { RawTensor } from "./raw-tensors.js";
 export {
   Blip2Retriever,

@@ -1,7 +1,7 @@
 /** docs/experiments.md, made from the published results alone. */
 import { mkdir, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { writeFileAtomic } from "../../src/checkpoints/atomic-write.js";
+import { writeFileAtomic } from "../../src/files/atomic-write.js";
 import { InternalError } from "../../src/errors.js";
 import { armsOf, type ArmData } from "./data.js";
 import type { Experiment, Places, Plan } from "./experiment.js";

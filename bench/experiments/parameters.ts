@@ -2,7 +2,7 @@
 import { elementCount } from "../../src/host-tensor.js";
 import { blip2Config, buildBlip2 } from "../../src/models/blip-2.js";
 import { Parameters } from "../../src/nn/parameters.js";
-import { firstStageOf } from "../../src/training/stage-1.js";
+import { firstStageOf } from "../../src/recipes/stage-1.js";
 
 /** What only stage 1 has. */
 export interface TextSide {

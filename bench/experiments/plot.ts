@@ -8,7 +8,7 @@ import {
   shareScale,
   text,
   type Scale,
-} from "../../src/training/drawing.js";
+} from "../../src/recipes/scenes-parts/drawing.js";
 import type { Summary } from "./statistics.js";
 
 export interface Point {

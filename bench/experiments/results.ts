@@ -2,7 +2,7 @@
 import { appendFile, mkdir, readFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { z } from "zod";
-import { writeFileAtomic } from "../../src/checkpoints/atomic-write.js";
+import { writeFileAtomic } from "../../src/files/atomic-write.js";
 import { UserError } from "../../src/errors.js";
 
 const numbers = z.record(z.string(), z.number());

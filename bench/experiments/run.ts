@@ -7,15 +7,15 @@ import { createHash } from "node:crypto";
 import { access, mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { writeFileAtomic } from "../../src/checkpoints/atomic-write.js";
-import { readJsonObject } from "../../src/checkpoints/json-file.js";
-import { withLockFile } from "../../src/checkpoints/lock-file.js";
+import { writeFileAtomic } from "../../src/files/atomic-write.js";
+import { readJsonObject } from "../../src/files/json-file.js";
+import { withLockFile } from "../../src/files/lock-file.js";
 import { InterruptedError, UserError } from "../../src/errors.js";
 import { retrievalConfig } from "../../src/models/blip-2-retrieval.js";
 import { readLog } from "../../src/training/run-folder.js";
-import { modelFolder, trainStage1, trainStage2 } from "../../src/training/run-stage.js";
-import { stage1ConfigSchema } from "../../src/training/stage-1.js";
-import { stage2ConfigSchema } from "../../src/training/stage-2.js";
+import { modelFolder, trainStage1, trainStage2 } from "../../src/recipes/run-stage.js";
+import { stage1ConfigSchema } from "../../src/recipes/stage-1.js";
+import { stage2ConfigSchema } from "../../src/recipes/stage-2/task.js";
 import {
   pieceName,
   piecesOf,

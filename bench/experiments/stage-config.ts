@@ -1,8 +1,8 @@
 /** The configuration of a training: that of a file, with what the experiment changes. */
-import { readJsonObject } from "../../src/checkpoints/json-file.js";
+import { readJsonObject } from "../../src/files/json-file.js";
 import { checkConfig } from "../../src/training/config-file.js";
-import { stage1ConfigSchema } from "../../src/training/stage-1.js";
-import { stage2ConfigSchema } from "../../src/training/stage-2.js";
+import { stage1ConfigSchema } from "../../src/recipes/stage-1.js";
+import { stage2ConfigSchema } from "../../src/recipes/stage-2/task.js";
 import { pieceName, type Measured, type Piece, type Places, type StageDefinition } from "./experiment.js";
 
 /** Keys of a configuration. */

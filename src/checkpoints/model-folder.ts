@@ -3,11 +3,11 @@ import { readdir, stat, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { InternalError, UserError } from "../errors.js";
 import { type DType, type HostTensor } from "../host-tensor.js";
-import { codeOf, recoverFolder, writeFolderAtomic } from "./atomic-write.js";
-import { toFloat16, toFloat32 } from "./float16.js";
+import { codeOf, recoverFolder, writeFolderAtomic } from "../files/atomic-write.js";
+import { toFloat16, toFloat32 } from "../float16.js";
 import { withFusedBiases } from "./fused-biases.js";
-import { mustStayInside } from "./inside-folder.js";
-import { readJsonObject, type JsonObject } from "./json-file.js";
+import { mustStayInside } from "../files/inside-folder.js";
+import { readJsonObject, type JsonObject } from "../files/json-file.js";
 import {
   openSafetensors,
   writeSafetensors,

@@ -6,7 +6,7 @@
  * The opcodes are those that torch writes with protocols 2 to 4 (https://docs.python.org/3/library/pickletools.html).
  */
 import { UserError } from "../errors.js";
-import { quoted } from "./quoted.js";
+import { quoted } from "../quoted.js";
 
 /** What a name (`module.attribute`) in a pickle stands for. */
 export type PickleName =

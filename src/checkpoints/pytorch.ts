@@ -15,9 +15,9 @@ import {
   type HostTensor,
   type TypedArray,
 } from "../host-tensor.js";
-import { readBytes, withByteSource, withFile, type ByteSource } from "./byte-source.js";
+import { readBytes, withByteSource, withFile, type ByteSource } from "../files/byte-source.js";
 import { Inert, PickleCutOff, readPickle, type PickleRules } from "./pickle.js";
-import { quoted } from "./quoted.js";
+import { quoted } from "../quoted.js";
 import { typedArray, type TensorEntry, type TensorFile } from "./safetensors.js";
 import { openShards } from "./shards.js";
 import { storageOf, torchName, TorchTensor, type Storage } from "./torch-values.js";

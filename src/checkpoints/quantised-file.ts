@@ -17,8 +17,8 @@ import { setImmediate } from "node:timers/promises";
 import { crc32 } from "node:zlib";
 import { InternalError, InterruptedError, UserError } from "../errors.js";
 import { bytesPerElement, elementCount, type FrozenValue, type HostTensor } from "../host-tensor.js";
-import { codeOf } from "./atomic-write.js";
-import { toFloat32 } from "./float16.js";
+import { codeOf } from "../files/atomic-write.js";
+import { toFloat32 } from "../float16.js";
 import { Int4Matrix, int4Block, Int8Matrix } from "./quantise.js";
 import {
   fillSafetensors,

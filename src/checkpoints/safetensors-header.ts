@@ -4,7 +4,7 @@
  * lies inside the file, belongs to one tensor only, and has the size that dtype and shape demand.
  */
 import { UserError } from "../errors.js";
-import { quoted } from "./quoted.js";
+import { quoted } from "../quoted.js";
 import { bytesPerElement, elementCount, type DType } from "../host-tensor.js";
 
 /** Where one tensor lies. */

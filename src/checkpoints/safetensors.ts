@@ -11,8 +11,8 @@ import {
   type HostTensor,
   type TypedArray,
 } from "../host-tensor.js";
-import { writeFileAtomic } from "./atomic-write.js";
-import { readBytes, withFile } from "./byte-source.js";
+import { writeFileAtomic } from "../files/atomic-write.js";
+import { readBytes, withFile } from "../files/byte-source.js";
 import { openShards } from "./shards.js";
 import {
   fileDTypes,

@@ -2,9 +2,9 @@
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
-import { mustStayInside } from "./inside-folder.js";
-import { readJsonObject } from "./json-file.js";
-import { quoted } from "./quoted.js";
+import { mustStayInside } from "../files/inside-folder.js";
+import { readJsonObject } from "../files/json-file.js";
+import { quoted } from "../quoted.js";
 import type { TensorEntry, TensorFile } from "./safetensors.js";
 
 /**

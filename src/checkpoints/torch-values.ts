@@ -5,7 +5,7 @@
 import { UserError } from "../errors.js";
 import { elementCount, type DType } from "../host-tensor.js";
 import { Tuple, type PickleName } from "./pickle.js";
-import { quoted } from "./quoted.js";
+import { quoted } from "../quoted.js";
 
 /** How numbers are stored, and as what they are read: float64 is rounded to float32 and int16 widened to int32. */
 export interface StoredType {

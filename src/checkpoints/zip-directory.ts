@@ -8,8 +8,8 @@
  * Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3 and 4.5.3.
  */
 import { UserError } from "../errors.js";
-import type { ByteSource } from "./byte-source.js";
-import { quoted } from "./quoted.js";
+import type { ByteSource } from "../files/byte-source.js";
+import { quoted } from "../quoted.js";
 
 /** Where the content of an entry lies in the file. */
 export interface ZipEntry {

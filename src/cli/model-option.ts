@@ -31,7 +31,7 @@ export async function modelFolder(
   model: string,
   revision: string | undefined,
 ): Promise<string> {
-  const { findModel } = await import("../checkpoints/hub.js");
+  const { findModel } = await import("../hub/hub.js");
   const folder = await findModel(model, {
     revision,
     signal,

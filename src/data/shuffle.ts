@@ -1,5 +1,5 @@
 /** Endless shuffled passes over a data set, as a function of position: what makes a loader resumable. */
-import { Random } from "./random.js";
+import { Random } from "../random.js";
 
 /** Items in shuffled passes: position `k` of the endless sequence has one item, whoever asks and when. */
 export class ShuffledPasses {

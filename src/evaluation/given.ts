@@ -1,5 +1,5 @@
 /** What stands where the soft prompt of a picture would stand: the comparisons that tell where a text comes from. */
-import { Random } from "../data/random.js";
+import { Random } from "../random.js";
 import { describe, type Scene } from "../data/scenes/index.js";
 import { readScenes } from "../data/scenes/read.js";
 import { UserError } from "../errors.js";

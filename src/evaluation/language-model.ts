@@ -4,13 +4,13 @@ import { readModelFolder } from "../checkpoints/model-folder.js";
 import { readTextCorpus, type DescribedScene } from "../data/text-corpus.js";
 import { Device } from "../engine/index.js";
 import { UserError } from "../errors.js";
-import { Opt, optConfigSchema } from "../models/opt.js";
-import { T5, t5ConfigSchema } from "../models/t5.js";
+import { Opt, optConfigSchema } from "../models/language/opt.js";
+import { T5, t5ConfigSchema } from "../models/language/t5.js";
 import { Parameters } from "../nn/parameters.js";
 import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
-import type { AnsweredQuestion, AnswerMeasure } from "../training/answers.js";
-import { answerMeasure, SequenceWriter } from "../training/language-model.js";
-import { PairWriter, t5AnswerMeasure } from "../training/t5-language-model.js";
+import type { AnsweredQuestion, AnswerMeasure } from "../recipes/scenes-parts/answers.js";
+import { answerMeasure, SequenceWriter } from "../recipes/scenes-parts/language-model.js";
+import { PairWriter, t5AnswerMeasure } from "../recipes/scenes-parts/t5-language-model.js";
 import { putWeights } from "./load-weights.js";
 import type { EvaluationOptions } from "./options.js";
 

@@ -1,5 +1,5 @@
 /** Weights from files into the slots of a device, where the measures that training takes find them. */
-import { toFloat32 } from "../checkpoints/float16.js";
+import { toFloat32 } from "../float16.js";
 import { checkTensors } from "../checkpoints/model-folder.js";
 import type { Device, Weights } from "../engine/index.js";
 import type { Parameters } from "../nn/parameters.js";

@@ -8,7 +8,7 @@ import { readCaptionSet } from "../data/caption-set.js";
 import { Device, input } from "../engine/index.js";
 import { float32Tensor } from "../host-tensor.js";
 import { retrievalConfig } from "../models/blip-2-retrieval.js";
-import type { Precision } from "../models/precision.js";
+import type { Precision } from "../loading/precision.js";
 import { maxOverQueries } from "../objectives/contrastive.js";
 import { Blip2Retriever, type EncodedImage } from "../retrieval/blip-2-retriever.js";
 import type { EvaluationOptions } from "./options.js";

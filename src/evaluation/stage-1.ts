@@ -8,7 +8,7 @@ import { qFormerConfigSchema } from "../models/q-former.js";
 import { Parameters } from "../nn/parameters.js";
 import { loadTokenizer } from "../text/tokenizer.js";
 import { ImageFeatures, readFrozenVision } from "../training/image-features.js";
-import { firstStageOf, stage1Measure } from "../training/stage-1.js";
+import { firstStageOf, stage1Measure } from "../recipes/stage-1.js";
 import { putWeights } from "./load-weights.js";
 import type { EvaluationOptions } from "./options.js";
 

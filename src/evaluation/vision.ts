@@ -8,11 +8,11 @@ import { PictureCache } from "../data/picture-cache.js";
 import { Device } from "../engine/index.js";
 import { UserError } from "../errors.js";
 import { preprocessConfig } from "../images/preprocess.js";
-import { blip2VisionConfigSchema } from "../models/blip-2-vision.js";
-import { optConfigSchema } from "../models/opt.js";
+import { blip2VisionConfigSchema } from "../models/vision/blip-2-vision.js";
+import { optConfigSchema } from "../models/language/opt.js";
 import { Parameters } from "../nn/parameters.js";
 import { loadTokenizer } from "../text/tokenizer.js";
-import { ContrastiveTowers, retrievalMeasure, retrievalPool } from "../training/vision.js";
+import { ContrastiveTowers, retrievalMeasure, retrievalPool } from "../recipes/scenes-parts/vision.js";
 import type { EvaluationOptions } from "./options.js";
 import { putWeights } from "./load-weights.js";
 

@@ -9,7 +9,7 @@ import { answerSettings, questionPrompt, type Asked } from "../generation/questi
 import type { GenerateSettings } from "../generation/options.js";
 import type { TrainingHooks } from "../training/trainer.js";
 import { descriptionsOf, type Given } from "./given.js";
-import { accuracies, constantAccuracies, vqaAccuracy } from "./vqa-accuracy.js";
+import { accuracies, constantAccuracies, vqaAccuracy } from "../metrics/vqa-accuracy.js";
 
 type Answers = Promise<readonly { readonly text: string }[]>;
 

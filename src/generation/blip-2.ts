@@ -1,5 +1,5 @@
 /** BLIP-2 as callers use it: pictures and prompts in, texts out. */
-import { findModel, type HubOptions } from "../checkpoints/hub.js";
+import { findModel, type HubOptions } from "../hub/hub.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
 import { Device, input, type Program } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
@@ -8,16 +8,16 @@ import { loadImage, type ImageSource } from "../images/load-image.js";
 import { preprocessInTurns, type PreprocessConfig } from "../images/preprocess.js";
 import type { ImageAttention } from "../models/attention-maps.js";
 import { blip2Config, type Blip2Config } from "../models/blip-2.js";
-import type { LoadingHooks } from "../models/frozen-weights.js";
-import type { Precision } from "../models/precision.js";
-import { sizedVision } from "../models/picture-size.js";
+import type { LoadingHooks } from "../loading/frozen-weights.js";
+import type { Precision } from "../loading/precision.js";
+import { sizedVision } from "../loading/picture-size.js";
 import { labelLoss, nextTokenLoss } from "../objectives/cross-entropy.js";
 import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
 import { blip2Parts, Blip2Runner } from "./blip-2-runner.js";
 import { Chat, type ChatOptions } from "./chat.js";
 import { EncoderDecoder } from "./encoder-decoder.js";
 import { decoderInputs, refuseDecoderInputs } from "./decoder-inputs.js";
-import { generateTokens, generationSteps } from "./generate.js";
+import { generateTokens, generationSteps } from "./search/generate.js";
 import { ImageView, softPromptsOf } from "./image-view.js";
 import {
   checkOptions,
@@ -35,8 +35,8 @@ import {
   withoutImageTokens,
   type RawTensor,
 } from "../raw-tensors.js";
-import type { SearchSettings } from "./search.js";
-import type { Prompt, Stepper } from "./stepper.js";
+import type { SearchSettings } from "./search/search.js";
+import type { Prompt, Stepper } from "./search/stepper.js";
 import { TextWriter } from "./text-writer.js";
 
 export interface LoadOptions extends HubOptions, LoadingHooks {

@@ -18,8 +18,8 @@ import {
 } from "../engine/index.js";
 import { InternalError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
-import type { Opt } from "../models/opt.js";
-import type { Prompt, Stepper, StepperOptions } from "./stepper.js";
+import type { Opt } from "../models/language/opt.js";
+import type { Prompt, Stepper, StepperOptions } from "./search/stepper.js";
 
 /** Running generations share one device; each has slots of its own. */
 let generations = 0;

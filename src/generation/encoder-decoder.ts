@@ -19,10 +19,10 @@ import {
 } from "../engine/index.js";
 import { InternalError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
-import type { T5 } from "../models/t5.js";
+import type { T5 } from "../models/language/t5.js";
 import type { KeyValues } from "../nn/attention.js";
 import { cacheNames, forget } from "./decoder.js";
-import type { Prompt, Stepper, StepperOptions } from "./stepper.js";
+import type { Prompt, Stepper, StepperOptions } from "./search/stepper.js";
 
 /** Running generations share one device; each has slots of its own. */
 let generations = 0;

@@ -2,10 +2,10 @@
 import { z } from "zod";
 import { checkAgainst, show } from "../check-options.js";
 import { UserError } from "../errors.js";
-import { precisions } from "../models/precision.js";
+import { precisions } from "../loading/precision.js";
 import { parseGenerationConfig } from "./generation-config.js";
 import { questionFormat } from "./questions.js";
-import type { SearchSettings } from "./search.js";
+import type { SearchSettings } from "./search/search.js";
 
 export interface GenerateSettings {
   /** Default: generation_config.json's `max_new_tokens`, or 30. */

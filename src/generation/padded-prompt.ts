@@ -1,6 +1,6 @@
 /** Rows of token ids behind soft positions, as the batch that a language model reads. */
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
-import type { Prompt } from "./stepper.js";
+import type { Prompt } from "./search/stepper.js";
 
 interface PromptIds {
   readonly padId: number;

@@ -14,7 +14,7 @@ import {
   visionConfigSchema,
   visionEncoder,
   type VisionEncoder,
-} from "./vision-encoder.js";
+} from "./vision/vision-encoder.js";
 
 const schema = z.looseObject({
   model_type: z.literal("blip-2", '"blip-2" is required'),

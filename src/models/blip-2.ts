@@ -6,16 +6,16 @@ import { z } from "zod";
 import { UserError } from "../errors.js";
 import type { Parameters } from "../nn/parameters.js";
 import { SecondStage } from "./blip-2-bridge.js";
-import { Opt, optConfigSchema, type OptConfig } from "./opt.js";
+import { Opt, optConfigSchema, type OptConfig } from "./language/opt.js";
 import { qFormerConfigSchema } from "./q-former.js";
-import { isUnreadT5Tensor, T5, t5ConfigSchema } from "./t5.js";
+import { isUnreadT5Tensor, T5, t5ConfigSchema } from "./language/t5.js";
 import {
   bridgeNormEpsilon,
   isUnusedVisionTensor,
   visionConfigSchema,
   visionEncoder,
   type VisionEncoder,
-} from "./vision-encoder.js";
+} from "./vision/vision-encoder.js";
 
 const schema = z.looseObject({
   model_type: z.literal("blip-2"),

@@ -8,7 +8,7 @@ import { gradients, ops, type Tensor } from "../engine/index.js";
 import { InternalError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import type { ImageAttention } from "./attention-maps.js";
-import { gridSide } from "./patches.js";
+import { gridSide } from "./vision/patches.js";
 import { crossAttentionLayers, type CrossAttentionObserver, type QFormerConfig } from "./q-former.js";
 
 /** Keeps the probabilities of a graph as it is built: pass `observe` to the run of the Q-Former. */

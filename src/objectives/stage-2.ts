@@ -6,8 +6,8 @@
  */
 import { integer, ops, type Tensor } from "../engine/index.js";
 import type { SecondStage } from "../models/blip-2-bridge.js";
-import type { Opt } from "../models/opt.js";
-import type { T5 } from "../models/t5.js";
+import type { Opt } from "../models/language/opt.js";
+import type { T5 } from "../models/language/t5.js";
 import { withQueries } from "../nn/attention-masks.js";
 import type { Dropout } from "../nn/dropout.js";
 import { ignoreIndex, nextTokenLoss } from "./cross-entropy.js";

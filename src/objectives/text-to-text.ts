@@ -3,7 +3,7 @@
  * before it. Shapes: B pairs, S encoder positions, T labels, D width.
  */
 import { integer, ops, type Tensor } from "../engine/index.js";
-import type { T5 } from "../models/t5.js";
+import type { T5 } from "../models/language/t5.js";
 import type { Dropout } from "../nn/dropout.js";
 import { ignoreIndex, labelLoss } from "./cross-entropy.js";
 

@@ -2,7 +2,7 @@
  * Comparing pictures with texts, as callers use it (paper section 4.4). Two measures: the contrastive similarity of
  * two embeddings, cheap and made for indexes, and the matching head, which looks at picture and text together.
  */
-import { findModel } from "../checkpoints/hub.js";
+import { findModel } from "../hub/hub.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
 import { Device } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
@@ -12,7 +12,7 @@ import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
 import type { ImageAttention, MatchingAttention } from "../models/attention-maps.js";
 import { retrievalConfig, type RetrievalConfig } from "../models/blip-2-retrieval.js";
 import { imageAttention } from "../models/cross-attention.js";
-import { sizedVision } from "../models/picture-size.js";
+import { sizedVision } from "../loading/picture-size.js";
 import { floats, integers, requireDims, withoutImageTokens, type RawTensor } from "../raw-tensors.js";
 import { loadTokenizer, type EncodedBatch, type TextTokenizer } from "../text/tokenizer.js";
 import { checkRetrieverOptions, type RetrieverLoadOptions, type RetrieverRunOptions } from "./options.js";

@@ -1,9 +1,9 @@
 /** What callers may ask of a `Blip2Retriever`, checked by name and value. */
 import { z } from "zod";
 import { checkAgainst, show } from "../check-options.js";
-import type { HubOptions } from "../checkpoints/hub.js";
-import type { LoadingHooks } from "../models/frozen-weights.js";
-import { precisions, type Precision } from "../models/precision.js";
+import type { HubOptions } from "../hub/hub.js";
+import type { LoadingHooks } from "../loading/frozen-weights.js";
+import { precisions, type Precision } from "../loading/precision.js";
 
 export interface RetrieverLoadOptions extends HubOptions, LoadingHooks {
   /** How linear layers are held and multiplied: see `Blip2.load`. Here "int4" is the same as "int8". Default: "fp32". */

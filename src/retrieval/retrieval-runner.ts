@@ -12,8 +12,8 @@ import { InterruptedError, UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
 import { CrossAttentionRecord } from "../models/cross-attention.js";
 import { buildRetrieval, isUnusedRetrievalTensor, type RetrievalConfig } from "../models/blip-2-retrieval.js";
-import { openFrozenWeights, type LoadingHooks } from "../models/frozen-weights.js";
-import type { Precision } from "../models/precision.js";
+import { openFrozenWeights, type LoadingHooks } from "../loading/frozen-weights.js";
+import type { Precision } from "../loading/precision.js";
 import { Parameters } from "../nn/parameters.js";
 
 export interface LookOptions {

@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import sharp from "sharp";
-import { writeFileAtomic } from "../checkpoints/atomic-write.js";
+import { writeFileAtomic } from "../files/atomic-write.js";
 import {
   axes,
   coordinate,
@@ -16,7 +16,7 @@ import {
   short,
   text,
   type Scale,
-} from "./drawing.js";
+} from "../recipes/scenes-parts/drawing.js";
 import { readLog, type LogLine } from "./run-folder.js";
 
 interface Point {

@@ -6,7 +6,7 @@
 import { createHash } from "node:crypto";
 import { open, readFile, stat, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
-import { halfToFloat32, float32ToHalf } from "../checkpoints/float16.js";
+import { halfToFloat32, float32ToHalf } from "../float16.js";
 import { readModelFolder, type ModelFolder } from "../checkpoints/model-folder.js";
 import { openSafetensors, writeSafetensors } from "../checkpoints/safetensors.js";
 import type { CaptionedPicture } from "../data/caption-set.js";
@@ -16,7 +16,7 @@ import { float32Tensor, type HostTensor } from "../host-tensor.js";
 import { loadImage } from "../images/load-image.js";
 import { preprocess, preprocessConfig } from "../images/preprocess.js";
 import { Parameters } from "../nn/parameters.js";
-import { parseVisionConfig, visionEncoder, type VisionConfig } from "../models/vision-encoder.js";
+import { parseVisionConfig, visionEncoder, type VisionConfig } from "../models/vision/vision-encoder.js";
 import type { TrainingHooks } from "./trainer.js";
 
 /** A frozen encoder as read from its folder. */

@@ -6,8 +6,8 @@
 import { mkdir, readdir, readFile, truncate, appendFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { openSafetensors, writeSafetensors } from "../checkpoints/safetensors.js";
-import { writeFileAtomic } from "../checkpoints/atomic-write.js";
-import { readJsonObject } from "../checkpoints/json-file.js";
+import { writeFileAtomic } from "../files/atomic-write.js";
+import { readJsonObject } from "../files/json-file.js";
 import { UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 

@@ -1,5 +1,5 @@
 /** Where a run's weights come from: drawn anew, or taken over from an earlier run or from what one wrote. */
-import { toFloat32 } from "../checkpoints/float16.js";
+import { toFloat32 } from "../float16.js";
 import { checkTensors, readModelFolder } from "../checkpoints/model-folder.js";
 import { UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";

@@ -1,5 +1,5 @@
 /** Builds files as an attacker would: pickles opcode by opcode, zip files field by field. */
-import type { ByteSource } from "../../src/checkpoints/byte-source.js";
+import type { ByteSource } from "../../src/files/byte-source.js";
 import { UserError } from "../../src/errors.js";
 
 const text = new TextEncoder();

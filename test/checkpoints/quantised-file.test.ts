@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { toFloat16, toFloat32 } from "../../src/checkpoints/float16.js";
+import { toFloat16, toFloat32 } from "../../src/float16.js";
 import { frozenValues, openQuantised, type Quantisation } from "../../src/checkpoints/quantised-file.js";
 import { openSafetensors, writeSafetensors, type TensorFile } from "../../src/checkpoints/safetensors.js";
 import { InterruptedError, UserError } from "../../src/errors.js";

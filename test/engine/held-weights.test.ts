@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { Int4Matrix, int4Block, Int8Matrix } from "../../src/checkpoints/quantise.js";
-import { toFloat16 } from "../../src/checkpoints/float16.js";
+import { toFloat16 } from "../../src/float16.js";
 import { Device, emit, frozen, gradients, input, ops } from "../../src/engine/index.js";
 import {
   float32Tensor,

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { copyFile, mkdir, mkdtemp, readdir, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { toFloat16 } from "../../src/checkpoints/float16.js";
+import { toFloat16 } from "../../src/float16.js";
 import { openSafetensors, writeSafetensors } from "../../src/checkpoints/safetensors.js";
 import { Device, frozen, input, ops, type FrozenWeights } from "../../src/engine/index.js";
 import { UserError } from "../../src/errors.js";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { writeScenes } from "../../src/data/scenes/index.js";
 import { evaluateVqa, type Answerer, type VqaEvaluation } from "../../src/evaluation/vqa.js";
-import { vqaAccuracy } from "../../src/evaluation/vqa-accuracy.js";
+import { vqaAccuracy } from "../../src/metrics/vqa-accuracy.js";
 import type { GenerateSettings } from "../../src/generation/options.js";
 import { questionFormat } from "../../src/generation/questions.js";
 import { float32Tensor } from "../../src/host-tensor.js";

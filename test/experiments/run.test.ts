@@ -5,7 +5,7 @@ import { afterAll, beforeAll, beforeEach, expect, it } from "vitest";
 import { Places, type Arm, type Experiment, type Plan } from "../../bench/experiments/experiment.js";
 import { readResults, readTraining } from "../../bench/experiments/results.js";
 import { Runner, type RunnerOptions } from "../../bench/experiments/run.js";
-import { withLockFile } from "../../src/checkpoints/lock-file.js";
+import { withLockFile } from "../../src/files/lock-file.js";
 import { InterruptedError, UserError } from "../../src/errors.js";
 import { makeTinyWorld, trainBefore, type TinyWorld } from "../training/tiny-world.js";
 

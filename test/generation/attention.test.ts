@@ -1,7 +1,7 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { JsonObject } from "../../src/checkpoints/json-file.js";
+import type { JsonObject } from "../../src/files/json-file.js";
 import { readModelFolder, writeModelFolder } from "../../src/checkpoints/model-folder.js";
 import { InterruptedError, UserError } from "../../src/errors.js";
 import { Blip2Runner } from "../../src/generation/blip-2-runner.js";

@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { JsonObject } from "../../src/checkpoints/json-file.js";
+import type { JsonObject } from "../../src/files/json-file.js";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { Blip2 } from "../../src/generation/blip-2.js";
 import { Blip2Runner } from "../../src/generation/blip-2-runner.js";
-import { generateTokens } from "../../src/generation/generate.js";
+import { generateTokens } from "../../src/generation/search/generate.js";
 import { float32Tensor, int64Tensor } from "../../src/host-tensor.js";
 import { blip2Config } from "../../src/models/blip-2.js";
 import { expectClose, goldenNames, readGoldenCase } from "../golden-case.js";

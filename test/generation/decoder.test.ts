@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { InternalError, InterruptedError } from "../../src/errors.js";
 import { Decoder } from "../../src/generation/decoder.js";
-import { generateTokens, generationSteps } from "../../src/generation/generate.js";
-import type { SearchSettings } from "../../src/generation/search.js";
-import type { Prompt, Stepper } from "../../src/generation/stepper.js";
+import { generateTokens, generationSteps } from "../../src/generation/search/generate.js";
+import type { SearchSettings } from "../../src/generation/search/search.js";
+import type { Prompt, Stepper } from "../../src/generation/search/stepper.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../../src/host-tensor.js";
-import { Opt, optConfigSchema } from "../../src/models/opt.js";
+import { Opt, optConfigSchema } from "../../src/models/language/opt.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { expectClose, goldenNames, readGoldenCase } from "../golden-case.js";
 import { rowsOf as takeRows, sliceOf, testDevice } from "../nn/evaluate.js";

@@ -1,7 +1,7 @@
 /** A stepper without a network, for tests of the searches. */
-import { generateTokens } from "../../src/generation/generate.js";
-import type { SearchSettings } from "../../src/generation/search.js";
-import type { Stepper } from "../../src/generation/stepper.js";
+import { generateTokens } from "../../src/generation/search/generate.js";
+import type { SearchSettings } from "../../src/generation/search/search.js";
+import type { Stepper } from "../../src/generation/search/stepper.js";
 import { float32Tensor, int64Tensor } from "../../src/host-tensor.js";
 
 /** Greedy search; id 0 ends a text. */

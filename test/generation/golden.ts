@@ -1,7 +1,7 @@
 /** The `generate` entries of the golden models, and the ids that transformers would return for our results. */
 import { readFileSync } from "node:fs";
-import type { GeneratedSequence, SearchSettings } from "../../src/generation/search.js";
-import type { Prompt } from "../../src/generation/stepper.js";
+import type { GeneratedSequence, SearchSettings } from "../../src/generation/search/search.js";
+import type { Prompt } from "../../src/generation/search/stepper.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../../src/host-tensor.js";
 
 export interface GoldenRun {

@@ -8,7 +8,7 @@ import { Blip2, type ForwardOutputs } from "../../src/generation/blip-2.js";
 import { Blip2Runner, blip2Parts } from "../../src/generation/blip-2-runner.js";
 import { float32Tensor, int64Tensor } from "../../src/host-tensor.js";
 import { blip2Config } from "../../src/models/blip-2.js";
-import { heldForm, type Precision } from "../../src/models/precision.js";
+import { heldForm, type Precision } from "../../src/loading/precision.js";
 import { temporaryFolder, writeTinyModel } from "./tiny-model.js";
 
 let root: string;

@@ -3,7 +3,7 @@ import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeModelFolder } from "../../src/checkpoints/model-folder.js";
-import type { JsonObject } from "../../src/checkpoints/json-file.js";
+import type { JsonObject } from "../../src/files/json-file.js";
 import type { HostTensor } from "../../src/host-tensor.js";
 import { blip2Config, buildBlip2 } from "../../src/models/blip-2.js";
 import { initialise } from "../../src/nn/initialise.js";

@@ -1,6 +1,6 @@
 /** A whole BLIP-2 with a tiny random T5 as a model folder, with a tokenizer of T5's kind (unigram pieces). */
 import { writeModelFolder } from "../../src/checkpoints/model-folder.js";
-import type { JsonObject } from "../../src/checkpoints/json-file.js";
+import type { JsonObject } from "../../src/files/json-file.js";
 import type { HostTensor } from "../../src/host-tensor.js";
 import { blip2Config, buildBlip2 } from "../../src/models/blip-2.js";
 import { initialise } from "../../src/nn/initialise.js";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import type { Decoder } from "../../src/generation/decoder.js";
 import type { EncoderDecoder } from "../../src/generation/encoder-decoder.js";
-import type { Prompt, StepperOptions } from "../../src/generation/stepper.js";
+import type { Prompt, StepperOptions } from "../../src/generation/search/stepper.js";
 import { Blip2 } from "../../src/index.js";
 import { loadTokenizer, type TextTokenizer } from "../../src/text/tokenizer.js";
 import { rowsOf } from "./golden.js";

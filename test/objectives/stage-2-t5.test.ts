@@ -3,7 +3,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { input, ops, trainableParameters } from "../../src/engine/index.js";
 import { int64Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { SecondStage } from "../../src/models/blip-2-bridge.js";
-import { T5, t5ConfigSchema } from "../../src/models/t5.js";
+import { T5, t5ConfigSchema } from "../../src/models/language/t5.js";
 import { withQueries } from "../../src/nn/attention-masks.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { prefixLanguageModelLoss } from "../../src/objectives/stage-2.js";

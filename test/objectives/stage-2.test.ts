@@ -4,7 +4,7 @@ import type { Node } from "../../src/engine/graph.js";
 import { gradients, input, ops, trainableParameters } from "../../src/engine/index.js";
 import { float32Tensor, int64Tensor } from "../../src/host-tensor.js";
 import { SecondStage } from "../../src/models/blip-2-bridge.js";
-import { Opt, optConfigSchema } from "../../src/models/opt.js";
+import { Opt, optConfigSchema } from "../../src/models/language/opt.js";
 import { withQueries } from "../../src/nn/attention-masks.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { promptScalePenalty, softPromptLoss } from "../../src/objectives/stage-2.js";

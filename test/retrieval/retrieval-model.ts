@@ -1,6 +1,6 @@
 /** Golden `Blip2ForImageTextRetrieval` models as folders, with a tokenizer whose words are `w0`, `w1`, ... */
 import { writeModelFolder, type ModelFolderContent } from "../../src/checkpoints/model-folder.js";
-import type { JsonObject } from "../../src/checkpoints/json-file.js";
+import type { JsonObject } from "../../src/files/json-file.js";
 import type { HostTensor } from "../../src/host-tensor.js";
 import type { GoldenCase } from "../golden-case.js";
 

@@ -11,7 +11,7 @@ import { initialise } from "../../src/nn/initialise.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { bertTokenizerFiles } from "../../src/text/bert-tokenizer.js";
 import { createTokenizer } from "../../src/text/tokenizer.js";
-import { startFromBert } from "../../src/training/bert-start.js";
+import { startFromBert } from "../../src/recipes/bert-start.js";
 
 const words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s"];
 const width = 4;

@@ -1,12 +1,17 @@
 /** Descriptions with several words at a position, and the graph that reads them. */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Random } from "../../src/data/random.js";
+import { Random } from "../../src/random.js";
 import { input, ops } from "../../src/engine/index.js";
-import { T5, t5ConfigSchema } from "../../src/models/t5.js";
+import { T5, t5ConfigSchema } from "../../src/models/language/t5.js";
 import { initialise } from "../../src/nn/initialise.js";
 import { Parameters } from "../../src/nn/parameters.js";
-import { condense, condensedFeeds, condensedInputs, plainPositions } from "../../src/training/condensed.js";
+import {
+  condense,
+  condensedFeeds,
+  condensedInputs,
+  plainPositions,
+} from "../../src/recipes/scenes-parts/condensed.js";
 import { paddedIds } from "../../src/training/token-rows.js";
 import { testDevice } from "../nn/evaluate.js";
 

@@ -3,11 +3,11 @@ import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
 import type { z } from "zod";
 import { readConfig } from "../../src/training/config-file.js";
-import { languageModelConfigSchema } from "../../src/training/language-model.js";
-import { stage1ConfigSchema } from "../../src/training/stage-1.js";
-import { stage2ConfigSchema } from "../../src/training/stage-2.js";
-import { t5LanguageModelConfigSchema } from "../../src/training/t5-language-model.js";
-import { visionConfigSchema } from "../../src/training/vision.js";
+import { languageModelConfigSchema } from "../../src/recipes/scenes-parts/language-model.js";
+import { stage1ConfigSchema } from "../../src/recipes/stage-1.js";
+import { stage2ConfigSchema } from "../../src/recipes/stage-2/task.js";
+import { t5LanguageModelConfigSchema } from "../../src/recipes/scenes-parts/t5-language-model.js";
+import { visionConfigSchema } from "../../src/recipes/scenes-parts/vision.js";
 
 it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
   ["language-model", languageModelConfigSchema],

@@ -5,7 +5,7 @@
  */
 import { cp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { toFloat32 } from "../../src/checkpoints/float16.js";
+import { toFloat32 } from "../../src/float16.js";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { writeSafetensors } from "../../src/checkpoints/safetensors.js";
 import { readCaptionSet } from "../../src/data/caption-set.js";
@@ -14,12 +14,12 @@ import { int64Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { loadImage } from "../../src/images/load-image.js";
 import { preprocess, preprocessConfig } from "../../src/images/preprocess.js";
 import { Blip2 } from "../../src/index.js";
-import { Opt, optConfigSchema } from "../../src/models/opt.js";
-import { visionEncoder } from "../../src/models/vision-encoder.js";
+import { Opt, optConfigSchema } from "../../src/models/language/opt.js";
+import { visionEncoder } from "../../src/models/vision/vision-encoder.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
 import { readFrozenVision } from "../../src/training/image-features.js";
-import { firstStageOf } from "../../src/training/stage-1.js";
+import { firstStageOf } from "../../src/recipes/stage-1.js";
 import { qFormerConfigSchema } from "../../src/models/q-former.js";
 import { evaluate, testDevice } from "../nn/evaluate.js";
 import { writeTinyT5 } from "./tiny-t5.js";

@@ -1,11 +1,11 @@
 /** Training pairs of the T5: what its encoder reads and what its decoder shall say. */
 import { describe, expect, it } from "vitest";
-import { Random } from "../../src/data/random.js";
+import { Random } from "../../src/random.js";
 import { ignoreIndex } from "../../src/objectives/cross-entropy.js";
 import { buildBpeTokenizer } from "../../src/text/build-bpe.js";
 import { createTokenizer } from "../../src/text/tokenizer.js";
-import { clozeOf } from "../../src/training/cloze.js";
-import { PairWriter, shortAnswerPrompt } from "../../src/training/t5-language-model.js";
+import { clozeOf } from "../../src/recipes/stage-2/cloze.js";
+import { PairWriter, shortAnswerPrompt } from "../../src/recipes/scenes-parts/t5-language-model.js";
 import { describedScene as scene } from "./described-scene.js";
 
 const files = buildBpeTokenizer(

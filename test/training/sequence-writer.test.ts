@@ -1,10 +1,10 @@
 /** Training rows of the language model: what they hold, and that they fit. */
 import { describe, expect, it } from "vitest";
-import { Random } from "../../src/data/random.js";
+import { Random } from "../../src/random.js";
 import { ignoreIndex } from "../../src/objectives/cross-entropy.js";
 import { buildBpeTokenizer } from "../../src/text/build-bpe.js";
 import { createTokenizer } from "../../src/text/tokenizer.js";
-import { SequenceWriter } from "../../src/training/language-model.js";
+import { SequenceWriter } from "../../src/recipes/scenes-parts/language-model.js";
 import { describedScene as text } from "./described-scene.js";
 
 const files = buildBpeTokenizer([

@@ -4,7 +4,7 @@ import { readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
-import { toFloat16, toFloat32 } from "../../src/checkpoints/float16.js";
+import { toFloat16, toFloat32 } from "../../src/float16.js";
 import { openSafetensors } from "../../src/checkpoints/safetensors.js";
 import { readCaptionSet } from "../../src/data/caption-set.js";
 import { readTextCorpus } from "../../src/data/text-corpus.js";
@@ -12,13 +12,16 @@ import { trainableParameters, type Device } from "../../src/engine/index.js";
 import { UserError } from "../../src/errors.js";
 import { float32Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
-import { readFrozenLanguageModel } from "../../src/training/frozen-language-model.js";
+import { readFrozenLanguageModel } from "../../src/recipes/frozen-language-model.js";
 import { ImageFeatures, readFrozenVision } from "../../src/training/image-features.js";
-import { languageModelConfigSchema, languageModelTask } from "../../src/training/language-model.js";
+import {
+  languageModelConfigSchema,
+  languageModelTask,
+} from "../../src/recipes/scenes-parts/language-model.js";
 import { slots } from "../../src/training/optimizer.js";
 import { readLog, RunFolder } from "../../src/training/run-folder.js";
-import { stage1ConfigSchema, stage1Task } from "../../src/training/stage-1.js";
-import { stage2ConfigSchema, stage2Task } from "../../src/training/stage-2.js";
+import { stage1ConfigSchema, stage1Task } from "../../src/recipes/stage-1.js";
+import { stage2ConfigSchema, stage2Task } from "../../src/recipes/stage-2/task.js";
 import { train, type Task, type TrainerConfig } from "../../src/training/trainer.js";
 import { expectClose } from "../golden-case.js";
 import { testDevice } from "../nn/evaluate.js";

@@ -3,12 +3,12 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
-import { T5, t5ConfigSchema } from "../../src/models/t5.js";
+import { T5, t5ConfigSchema } from "../../src/models/language/t5.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
-import { trainLanguageModel } from "../../src/training/run-stage.js";
+import { trainLanguageModel } from "../../src/recipes/run-stage.js";
 import { readLog } from "../../src/training/run-folder.js";
-import { t5LanguageModelConfigSchema } from "../../src/training/t5-language-model.js";
+import { t5LanguageModelConfigSchema } from "../../src/recipes/scenes-parts/t5-language-model.js";
 import { blip2 } from "../cli/captured.js";
 import { makeTinyWorld, type Overrides, type TinyWorld } from "./tiny-world.js";
 

@@ -1,6 +1,6 @@
 /** A tiny random T5 as a model folder, as a training on text leaves one. */
 import { writeModelFolder } from "../../src/checkpoints/model-folder.js";
-import { T5, t5ConfigSchema } from "../../src/models/t5.js";
+import { T5, t5ConfigSchema } from "../../src/models/language/t5.js";
 import { initialise } from "../../src/nn/initialise.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { buildBpeTokenizer } from "../../src/text/build-bpe.js";

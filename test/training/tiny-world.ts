@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeScenes } from "../../src/data/scenes/index.js";
 import { InterruptedError } from "../../src/errors.js";
-import { languageModelConfigSchema } from "../../src/training/language-model.js";
+import { languageModelConfigSchema } from "../../src/recipes/scenes-parts/language-model.js";
 import {
   trainLanguageModel,
   trainStage1,
@@ -12,10 +12,10 @@ import {
   trainVision,
   type RunOptions,
   type StageResult,
-} from "../../src/training/run-stage.js";
-import { stage1ConfigSchema } from "../../src/training/stage-1.js";
-import { stage2ConfigSchema } from "../../src/training/stage-2.js";
-import { visionConfigSchema } from "../../src/training/vision.js";
+} from "../../src/recipes/run-stage.js";
+import { stage1ConfigSchema } from "../../src/recipes/stage-1.js";
+import { stage2ConfigSchema } from "../../src/recipes/stage-2/task.js";
+import { visionConfigSchema } from "../../src/recipes/scenes-parts/vision.js";
 
 export const stageNames = ["language-model", "vision", "stage1", "stage2"] as const;
 export type StageName = (typeof stageNames)[number];

@@ -1,13 +1,13 @@
 /** What the vision training makes of captions and scenes. */
 import { describe, expect, it } from "vitest";
-import { Random } from "../../src/data/random.js";
-import { blip2VisionConfigSchema } from "../../src/models/blip-2-vision.js";
+import { Random } from "../../src/random.js";
+import { blip2VisionConfigSchema } from "../../src/models/vision/blip-2-vision.js";
 import { buildBpeTokenizer } from "../../src/text/build-bpe.js";
 import { createTokenizer } from "../../src/text/tokenizer.js";
-import { alterCaption, withoutColors, wordGroups } from "../../src/training/altered-captions.js";
-import { patchLabels } from "../../src/training/patch-classification.js";
-import { SeenPairs } from "../../src/training/seen-pairs.js";
-import { captionRows, recallAt1 } from "../../src/training/vision.js";
+import { alterCaption, withoutColors, wordGroups } from "../../src/recipes/scenes-parts/altered-captions.js";
+import { patchLabels } from "../../src/recipes/scenes-parts/patch-classification.js";
+import { SeenPairs } from "../../src/recipes/scenes-parts/seen-pairs.js";
+import { captionRows, recallAt1 } from "../../src/recipes/scenes-parts/vision.js";
 
 const world = {
   picture_size: 96,

@@ -57,7 +57,7 @@ export const attend = defineVerb({
     const library = await import("../../index.js");
     const { loadImage } = await import("../../images/load-image.js");
     const { choiceProblems } = await import("../../models/attention-maps.js");
-    const { writeFileAtomic } = await import("../../checkpoints/atomic-write.js");
+    const { writeFileAtomic } = await import("../../files/atomic-write.js");
     // First, because it is quick to say that a picture is not there.
     const pixels = { ...(await loadImage(image)), channels: 3 } as const;
     const folder = await modelFolder(context, name, revision);

@@ -55,10 +55,10 @@ export const convert = defineVerb({
   ],
 
   async run({ output, progress, log, signal }, { operands: { in: input, out }, options }) {
-    const { planConversion } = await import("../../checkpoints/convert/plan.js");
-    const { writeConversion } = await import("../../checkpoints/convert/write.js");
-    const { checkConversion } = await import("../convert/check.js");
-    const { companionFiles } = await import("../convert/companions.js");
+    const { planConversion } = await import("../../conversion/plan.js");
+    const { writeConversion } = await import("../../conversion/write.js");
+    const { checkConversion } = await import("../../conversion/check.js");
+    const { companionFiles } = await import("../../conversion/companions.js");
     const { vision, languageModel, tokenizer, visionHeads, visionLayers, qformerHeads } = options;
     const hints = { visionHeads, visionLayers, qformerHeads };
     const plan = await planConversion({ input, vision, languageModel }, hints);

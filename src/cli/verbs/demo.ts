@@ -38,7 +38,7 @@ export const demo = defineVerb({
   async run(context, { options: { out, model: named, revision } }) {
     const { output, progress, log, signal } = context;
     const { Blip2, Blip2Retriever } = await import("../../index.js");
-    const { writeFileAtomic } = await import("../../checkpoints/atomic-write.js");
+    const { writeFileAtomic } = await import("../../files/atomic-write.js");
     const pictures = await samplePictures();
     const models = named === undefined ? bundledFamilies : [named];
     const started = performance.now();

@@ -163,7 +163,7 @@ export const evaluate = defineVerb({
     };
     const keep = async (samples: readonly object[]): Promise<void> => {
       if (out === undefined) return;
-      const { writeFileAtomic } = await import("../../checkpoints/atomic-write.js");
+      const { writeFileAtomic } = await import("../../files/atomic-write.js");
       await writeFileAtomic(out, samples.map((sample) => `${JSON.stringify(sample)}\n`).join(""));
     };
     switch (task) {

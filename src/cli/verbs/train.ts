@@ -1,4 +1,4 @@
-import type { RunOptions, StageResult } from "../../training/run-stage.js";
+import type { RunOptions, StageResult } from "../../recipes/run-stage.js";
 import { InterruptedError } from "../../errors.js";
 import { defineVerb } from "../verb.js";
 
@@ -84,25 +84,26 @@ export const train = defineVerb({
 async function trainStage(stage: Stage, configPath: string, options: RunOptions): Promise<StageResult> {
   const { readConfig } = await import("../../training/config-file.js");
   const { trainLanguageModel, trainVision, trainStage1, trainStage2 } =
-    await import("../../training/run-stage.js");
+    await import("../../recipes/run-stage.js");
   switch (stage) {
     case "language-model": {
-      const { languageModelConfigSchema } = await import("../../training/language-model.js");
-      const { isT5Config, t5LanguageModelConfigSchema } = await import("../../training/t5-language-model.js");
+      const { languageModelConfigSchema } = await import("../../recipes/scenes-parts/language-model.js");
+      const { isT5Config, t5LanguageModelConfigSchema } =
+        await import("../../recipes/scenes-parts/t5-language-model.js");
       const schemaOf = (json: unknown) =>
         isT5Config(json) ? t5LanguageModelConfigSchema : languageModelConfigSchema;
       return trainLanguageModel(await readConfig(configPath, schemaOf), options);
     }
     case "vision": {
-      const { visionConfigSchema } = await import("../../training/vision.js");
+      const { visionConfigSchema } = await import("../../recipes/scenes-parts/vision.js");
       return trainVision(await readConfig(configPath, visionConfigSchema), options);
     }
     case "stage1": {
-      const { stage1ConfigSchema } = await import("../../training/stage-1.js");
+      const { stage1ConfigSchema } = await import("../../recipes/stage-1.js");
       return trainStage1(await readConfig(configPath, stage1ConfigSchema), options);
     }
     case "stage2": {
-      const { stage2ConfigSchema } = await import("../../training/stage-2.js");
+      const { stage2ConfigSchema } = await import("../../recipes/stage-2/task.js");
       return trainStage2(await readConfig(configPath, stage2ConfigSchema), options);
     }
   }

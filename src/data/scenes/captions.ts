@@ -1,5 +1,5 @@
 /** Captions: every thing with its colour and count, and the background, in many phrasings. */
-import type { Random } from "../random.js";
+import type { Random } from "../../random.js";
 import {
   apartAlong,
   article,

@@ -2,7 +2,7 @@
 import { captionScene, joinPhrases } from "./captions.js";
 import { askScene, type SceneQuestion } from "./questions.js";
 import { stateScene } from "./statements.js";
-import { Random } from "../random.js";
+import { Random } from "../../random.js";
 import { article, placePhrase, quadrant, type Scene, type SceneObject } from "./world.js";
 
 /** More are never written for a scene, in text or about a picture. */

@@ -1,6 +1,6 @@
 /** The scenes world: rendered pictures with captions, questions and descriptions, deterministic by seed. */
 export * from "./world.js";
-export { Random } from "../random.js";
+export { Random } from "../../random.js";
 export { makeScene } from "./scene.js";
 export { COLOR_FILLS, renderScene, sceneSvg } from "./picture.js";
 export { captionScene, MAX_CAPTION_WORDS } from "./captions.js";

@@ -1,6 +1,6 @@
 /** Draws a scene: SVG text, then pixels by sharp. */
 import sharp from "sharp";
-import { Random } from "../random.js";
+import { Random } from "../../random.js";
 import { SHAPES } from "./shapes.js";
 import { PICTURE_SIZE, SIZE_PIXELS, type Background, type Color, type Scene } from "./world.js";
 

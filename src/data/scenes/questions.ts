@@ -1,5 +1,5 @@
 /** Questions about a scene with their answers. */
-import type { Random } from "../random.js";
+import type { Random } from "../../random.js";
 import {
   COLORS,
   KINDS,

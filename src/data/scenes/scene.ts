@@ -1,5 +1,5 @@
 /** Makes a scene from (seed, split, index). */
-import { Random } from "../random.js";
+import { Random } from "../../random.js";
 import {
   BACKGROUNDS,
   CLEAR_MARGIN,

@@ -1,5 +1,5 @@
 /** Statements: one fact of a scene each, in a sentence. All are true, and none tells of what is not there. */
-import type { Random } from "../random.js";
+import type { Random } from "../../random.js";
 import {
   apartAlong,
   article,

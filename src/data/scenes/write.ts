@@ -9,7 +9,7 @@ import { STATEMENTS_PER_SCENE, textRecord } from "./descriptions.js";
 import { jsonLinesWriter, jsonListWriter, type ListWriter } from "./json-lists.js";
 import { renderScene } from "./picture.js";
 import { askScene, type QuestionType } from "./questions.js";
-import { Random } from "../random.js";
+import { Random } from "../../random.js";
 import { makeScene } from "./scene.js";
 import { stateScene } from "./statements.js";
 import {
