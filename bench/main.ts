@@ -2,6 +2,7 @@
 import { captions } from "./captions.js";
 import { inference } from "./inference.js";
 import { quantisation } from "./quantisation.js";
+import { compareTenSteps } from "./ten-steps.js";
 import { timerDelays } from "./timer.js";
 import { trainingStep } from "./training-step.js";
 
@@ -11,6 +12,7 @@ const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void
   quantisation,
   captions,
   timer: timerDelays,
+  "ten-steps": compareTenSteps,
 };
 
 const [name, ...args] = process.argv.slice(2);
