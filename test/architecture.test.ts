@@ -12,24 +12,31 @@ const layers: readonly (readonly string[])[] = [
   ["engine"],
   ["nn"],
   ["models"],
-  ["objectives"],
-  ["training", "generation", "retrieval"],
+  ["objectives", "loading"],
+  ["training", "generation", "retrieval", "conversion"],
   ["evaluation"],
+  ["recipes"],
   ["cli"],
 ];
 
 /** Leaves know nothing of the layers; any layer above the engine may use them. */
 const leaves: Readonly<Record<string, readonly string[]>> = {
-  checkpoints: [],
-  images: [],
-  text: [],
-  data: ["images", "text"],
+  files: [],
+  hub: ["files"],
+  checkpoints: ["files"],
+  images: ["files"],
+  text: ["files"],
+  data: ["images", "text", "files"],
+  metrics: ["text"],
 };
 
 /** Importable from everywhere; import nothing but each other. */
 const foundation: readonly string[] = [
   "src/errors.ts",
   "src/host-tensor.ts",
+  "src/float16.ts",
+  "src/random.ts",
+  "src/quoted.ts",
   "src/check-options.ts",
   "src/raw-tensors.ts",
 ];

@@ -8,7 +8,7 @@ import {
   shareScale,
   text,
   type Scale,
-} from "../../src/recipes/scenes-parts/drawing.js";
+} from "../../src/training/drawing.js";
 import type { Summary } from "./statistics.js";
 
 export interface Point {

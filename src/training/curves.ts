@@ -16,7 +16,7 @@ import {
   short,
   text,
   type Scale,
-} from "../recipes/scenes-parts/drawing.js";
+} from "./drawing.js";
 import { readLog, type LogLine } from "./run-folder.js";
 
 interface Point {
