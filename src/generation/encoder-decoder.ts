@@ -47,7 +47,7 @@ export class EncoderDecoder {
     private readonly decoder: Program,
     private readonly model: T5,
   ) {
-    this.names = cacheNames(model.decoderDepth);
+    this.names = cacheNames(model.cache.layers);
   }
 
   /** @param weights of `model`, by checkpoint name. */
@@ -143,7 +143,7 @@ function decoderGraph(model: T5): Record<string, Tensor> {
   const rows = input("rows", "int64", ["N"]);
   const owners = input("owners", "int64", ["N"]);
   const layers = (of: (name: string) => Tensor): KeyValues[] =>
-    Array.from({ length: model.decoderDepth }, (_, i) => ({ key: of(`${i}.key`), value: of(`${i}.value`) }));
+    Array.from({ length: model.cache.layers }, (_, i) => ({ key: of(`${i}.key`), value: of(`${i}.value`) }));
   const past = (name: string): Tensor =>
     ops.gatherRows(input(`past.${name}`, "float32", ["M", heads, "P", size]), rows);
   const seen = (name: string): Tensor =>

@@ -115,7 +115,7 @@ export async function lackingFiles(cache: RepositoryCache, commit: string, sure:
   }
 
   const { model_type: type } = await readJsonObject(cache.pointer(commit, configName));
-  const needsText = ["blip-2", "opt", "t5", "bert"].includes(String(type));
+  const needsText = !String(type).endsWith("_vision_model");
   const hasText = (await Promise.all(tokenizerSets.map((names) => all(names, has)))).some(Boolean);
   if (needsText && !hasText && !(await all(tokenizerSets.flat(), isSettled))) lacking.push("tokenizer.json");
   const hasPictures = (await Promise.all(pictureNames.map(has))).some(Boolean);

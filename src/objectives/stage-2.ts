@@ -6,8 +6,7 @@
  */
 import { integer, ops, type Tensor } from "../engine/index.js";
 import type { SecondStage } from "../models/blip-2-bridge.js";
-import type { Opt } from "../models/language/opt.js";
-import type { T5 } from "../models/language/t5.js";
+import type { DecoderOnly, EncoderDecoder } from "../models/language/language-model.js";
 import { withQueries } from "../nn/attention-masks.js";
 import type { Dropout } from "../nn/dropout.js";
 import { ignoreIndex, nextTokenLoss } from "./cross-entropy.js";
@@ -39,7 +38,7 @@ export function promptScalePenalty(softPrompt: Tensor, limit: number): Tensor {
 /** @param promptLimit adds `promptScalePenalty` to the loss. -> scalar. */
 export function softPromptLoss(
   bridge: SecondStage,
-  languageModel: Opt,
+  languageModel: DecoderOnly,
   batch: Stage2Batch,
   dropout?: Dropout,
   promptLimit?: number,
@@ -80,7 +79,7 @@ export interface PrefixBatch {
  */
 export function prefixLanguageModelLoss(
   bridge: SecondStage,
-  languageModel: T5,
+  languageModel: EncoderDecoder,
   { features, prefixIds, prefixMask, ...spoken }: PrefixBatch,
   ids: DecoderIds,
   dropout?: Dropout,
@@ -98,7 +97,7 @@ export function prefixLanguageModelLoss(
 
 /** The loss of a language model on text alone. */
 export function languageModelLoss(
-  languageModel: Opt,
+  languageModel: DecoderOnly,
   batch: Omit<Stage2Batch, "features">,
   dropout?: Dropout,
 ): Tensor {

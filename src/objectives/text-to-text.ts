@@ -3,7 +3,7 @@
  * before it. Shapes: B pairs, S encoder positions, T labels, D width.
  */
 import { integer, ops, type Tensor } from "../engine/index.js";
-import type { T5 } from "../models/language/t5.js";
+import type { EncoderDecoder } from "../models/language/language-model.js";
 import type { Dropout } from "../nn/dropout.js";
 import { ignoreIndex, labelLoss } from "./cross-entropy.js";
 
@@ -28,7 +28,7 @@ export interface DecoderIds {
 
 /** The mean over labels of -log p[label] -> scalar. */
 export function textToTextLoss(
-  model: T5,
+  model: EncoderDecoder,
   batch: EncoderDecoderBatch,
   ids: DecoderIds,
   dropout?: Dropout,
@@ -38,7 +38,7 @@ export function textToTextLoss(
 
 /** Logits of every label's place [B, T, V], each from the labels before it. */
 export function textToTextLogits(
-  model: T5,
+  model: EncoderDecoder,
   { inputsEmbeds, encoderMask, labels, said = labels }: EncoderDecoderBatch,
   ids: DecoderIds,
   dropout?: Dropout,

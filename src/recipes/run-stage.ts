@@ -92,7 +92,7 @@ export async function trainLanguageModel(
   const isT5 = isT5Config(config);
   const files = buildBpeTokenizer(
     corpusTexts(corpus, isT5 ? shortAnswerPrompt : questionPrompt),
-    isT5 ? "t5" : "opt",
+    isT5 ? "encoder-decoder" : "decoder-only",
   );
   const tokenizer = tokenizerOf(files);
   const run = await RunFolder.open(options.out, config, options);

@@ -1,5 +1,5 @@
 /**
- * Makes a tokenizer (byte-level BPE) for a small closed world, for an OPT or a T5: every known word with the space before it is one
+ * Makes a tokenizer (byte-level BPE) for a small closed world, for a language model of either kind, with the special tokens of OPT or of T5: every known word with the space before it is one
  * token, and any other text still has tokens, byte by byte.
  */
 import { byteAlphabet, bytePieces } from "./byte-level.js";
@@ -22,14 +22,14 @@ interface Layout {
 }
 
 const layouts = {
-  opt: {
+  "decoder-only": {
     specials: ["<s>", "<pad>", "</s>", "<unk>"],
     more: [],
     roles: { bos_token: "</s>", eos_token: "</s>", pad_token: "<pad>", unk_token: "</s>" },
     mark: "before",
     paddingSide: "left",
   },
-  t5: {
+  "encoder-decoder": {
     specials: ["<pad>", "</s>", "<unk>"],
     more: sentinelTokens,
     roles: { bos_token: "</s>", eos_token: "</s>", pad_token: "<pad>", unk_token: "<unk>" },
@@ -48,9 +48,9 @@ const layouts = {
  */
 export function buildBpeTokenizer(
   texts: Iterable<string>,
-  family: keyof typeof layouts = "opt",
+  kind: keyof typeof layouts = "decoder-only",
 ): TokenizerFiles {
-  const { specials, more, roles, mark, paddingSide }: Layout = layouts[family];
+  const { specials, more, roles, mark, paddingSide }: Layout = layouts[kind];
   const words = new Set<string>();
   for (const text of texts) {
     for (const piece of bytePieces(text)) if (piece.startsWith(space) && piece.length > 1) words.add(piece);

@@ -78,7 +78,7 @@ describe("byte-level BPE", () => {
   });
 
   it("is T5's on demand: the end token behind a text, sentinels before the image token", () => {
-    const t5 = tokenizerOf(buildBpeTokenizer(golden.world, "t5"));
+    const t5 = tokenizerOf(buildBpeTokenizer(golden.world, "encoder-decoder"));
     expect(["<pad>", "</s>", "<unk>"].map((token) => t5.idOf(token))).toEqual([0, 1, 2]);
     expect(t5.specialIds).toMatchObject({ pad: 0, eos: 1, unk: 2 });
     const [red] = t5.encode("red", { addSpecialTokens: false });

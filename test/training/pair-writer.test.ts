@@ -15,7 +15,7 @@ const files = buildBpeTokenizer(
     ...scene.statements,
     ...scene.questions.flatMap(({ question, answer }) => [shortAnswerPrompt(question), answer]),
   ],
-  "t5",
+  "encoder-decoder",
 );
 const tokenizer = createTokenizer(files["tokenizer.json"], files["tokenizer_config.json"]);
 const shares = {

@@ -15,7 +15,7 @@ export async function writeTinyT5(
   texts: readonly string[],
   config: Readonly<Record<string, unknown>> = {},
 ): Promise<void> {
-  const files = buildBpeTokenizer(texts, "t5");
+  const files = buildBpeTokenizer(texts, "encoder-decoder");
   const { vocabularySize } = createTokenizer(files["tokenizer.json"], files["tokenizer_config.json"]);
   const t5 = t5ConfigSchema.parse({
     model_type: "t5",

@@ -13,6 +13,7 @@ import { causalMask, paddingMask } from "../../nn/attention-masks.js";
 import { noDropout, type Dropout } from "../../nn/dropout.js";
 import { activationNames, activations, Embedding, LayerNorm, Linear } from "../../nn/layers.js";
 import { normal, type Initialiser, type Scope } from "../../nn/parameters.js";
+import type { DecoderOnly, DecoderOnlyInputs, DecoderOutput } from "./language-model.js";
 
 export const optConfigSchema = z.looseObject({
   model_type: z.literal("opt").default("opt"),
@@ -108,24 +109,11 @@ class OptDecoderLayer {
   }
 }
 
-export interface OptInputs {
-  /** [B, T, E]: word embeddings, or what stands in their place. */
-  readonly inputsEmbeds: Tensor;
-  /** int64 [B, S]: 1 for real positions, over the past and the new ones. */
-  readonly attentionMask: Tensor;
-  /** Keys and values per layer of the S - T positions before. */
-  readonly past?: readonly KeyValues[];
-  readonly dropout?: Dropout;
-}
-
-export interface OptOutput {
-  /** [B, T, E], ready for the head. */
-  readonly lastHiddenState: Tensor;
-  readonly present: readonly KeyValues[];
-}
-
 /** `OPTForCausalLM`; `scope` is the root of its checkpoint. */
-export class Opt {
+export class Opt implements DecoderOnly {
+  readonly kind = "decoder-only";
+  readonly hasTiedHead = true;
+  readonly wordTable: string;
   private readonly words: Embedding;
   private readonly positions: Embedding;
   private readonly projectIn: Linear | undefined;
@@ -141,6 +129,7 @@ export class Opt {
     const width = config.hidden_size;
     const embedSize = config.word_embed_proj_dim ?? width;
     const decoder = scope.at("model", "decoder");
+    this.wordTable = decoder.at("embed_tokens", "weight").path;
     this.words = new Embedding(decoder.at("embed_tokens"), config.vocab_size, embedSize, init.words);
     const positionCount = config.max_position_embeddings + positionOffset;
     this.positions = new Embedding(decoder.at("embed_positions"), positionCount, width, init.positions);
@@ -159,9 +148,25 @@ export class Opt {
     this.finalNorm = hasFinalNorm ? new LayerNorm(decoder.at("final_layer_norm"), width, 1e-5) : undefined;
   }
 
-  /** Width of word embeddings and of the soft prompt. */
   get embeddingSize(): number {
     return this.config.word_embed_proj_dim ?? this.config.hidden_size;
+  }
+
+  get vocabularySize(): number {
+    return this.config.vocab_size;
+  }
+
+  get maximumLength(): number {
+    return this.config.max_position_embeddings;
+  }
+
+  get cache(): DecoderOnly["cache"] {
+    const { num_hidden_layers: layers, num_attention_heads: heads, hidden_size: width } = this.config;
+    return { layers, heads, headSize: width / heads };
+  }
+
+  get hasDropout(): boolean {
+    return this.config.dropout > 0 || this.config.attention_dropout > 0;
   }
 
   /** ids: int64 [B, T] -> [B, T, E]. */
@@ -169,7 +174,7 @@ export class Opt {
     return this.words.forward(ids);
   }
 
-  forward({ inputsEmbeds, attentionMask, past, dropout = noDropout }: OptInputs): OptOutput {
+  forward({ inputsEmbeds, attentionMask, past, dropout = noDropout }: DecoderOnlyInputs): DecoderOutput {
     const sizes = {};
     expectShape("OPT embeddings", inputsEmbeds, `B T ${this.embeddingSize}`, sizes);
     expectShape("OPT attention mask", attentionMask, "B S", sizes);

@@ -22,6 +22,7 @@ import {
 } from "../../nn/layers.js";
 import { normal, type Initialiser, type Scope } from "../../nn/parameters.js";
 import { RelativePositionBias } from "../../nn/relative-position.js";
+import type { DecoderInputs, DecoderOutput, EncoderDecoder, EncoderInputs } from "./language-model.js";
 
 const activationSchema = z.enum(activationNames);
 
@@ -224,34 +225,6 @@ class T5Stack {
   }
 }
 
-export interface T5EncoderInputs {
-  /** [B, S, D]: word embeddings, or what stands in their place. */
-  readonly inputsEmbeds: Tensor;
-  /** int64 [B, S]: 1 for real positions. */
-  readonly attentionMask: Tensor;
-  readonly dropout?: Dropout;
-}
-
-export interface T5DecoderInputs {
-  /** [B, T, D] */
-  readonly inputsEmbeds: Tensor;
-  /** int64 [B, P + T]: 1 for real positions, over the past and the new ones. */
-  readonly attentionMask: Tensor;
-  /** Per decoder layer, from `encoderKeyValues`. */
-  readonly encoder: readonly KeyValues[];
-  /** int64 [B, S] */
-  readonly encoderMask: Tensor;
-  /** Keys and values per layer of the P positions before. */
-  readonly past?: readonly KeyValues[];
-  readonly dropout?: Dropout;
-}
-
-export interface T5DecoderOutput {
-  /** [B, T, D], ready for the head. */
-  readonly lastHiddenState: Tensor;
-  readonly present: readonly KeyValues[];
-}
-
 const wordTables = ["shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"];
 
 /** Whether a tensor, by its name in a T5 checkpoint, may be there without being read: it copies or does nothing. */
@@ -263,7 +236,11 @@ export function isUnreadT5Tensor(name: string): boolean {
 }
 
 /** `T5ForConditionalGeneration`; `scope` is the root of its checkpoint. */
-export class T5 {
+export class T5 implements EncoderDecoder {
+  readonly kind = "encoder-decoder";
+  /** Positions are relative: there is no longest sequence. */
+  readonly maximumLength = Infinity;
+  readonly hasTiedHead: boolean;
   /** The name of the word table, which checkpoints have under several. */
   readonly wordTable: string;
   private readonly words: Embedding;
@@ -289,20 +266,29 @@ export class T5 {
     this.wordTable = scope.at(kept, "weight").path;
     this.words = new Embedding(scope.at(kept), count, width, normal(1));
     const isOwn = stored === undefined ? !config.tie_word_embeddings : has("lm_head");
+    this.hasTiedHead = !isOwn;
     this.head = isOwn
       ? new Embedding(scope.at("lm_head"), count, width, normal(width ** -0.5)).weight
       : this.words.weight;
     this.encoder = new T5Stack(config, scope.at("encoder"), config.num_layers, false, positionInit);
-    this.decoder = new T5Stack(config, scope.at("decoder"), this.decoderDepth, true, positionInit);
+    this.decoder = new T5Stack(config, scope.at("decoder"), decoderDepth(config), true, positionInit);
   }
 
-  /** Width of word embeddings and of the soft prompt. */
   get embeddingSize(): number {
     return this.config.d_model;
   }
 
-  get decoderDepth(): number {
-    return decoderDepth(this.config);
+  get vocabularySize(): number {
+    return this.config.vocab_size;
+  }
+
+  get cache(): EncoderDecoder["cache"] {
+    const { num_heads: heads, d_kv: headSize } = this.config;
+    return { layers: decoderDepth(this.config), heads, headSize };
+  }
+
+  get hasDropout(): boolean {
+    return this.config.dropout_rate > 0;
   }
 
   /** ids: int64 [B, T] -> [B, T, D]. */
@@ -311,7 +297,7 @@ export class T5 {
   }
 
   /** -> [B, S, D]. */
-  encode({ inputsEmbeds, attentionMask, dropout = noDropout }: T5EncoderInputs): Tensor {
+  encode({ inputsEmbeds, attentionMask, dropout = noDropout }: EncoderInputs): Tensor {
     const sizes = {};
     expectShape("T5 encoder embeddings", inputsEmbeds, `B S ${this.embeddingSize}`, sizes);
     expectShape("T5 encoder mask", attentionMask, "B S", sizes);
@@ -328,7 +314,7 @@ export class T5 {
     return this.decoder.blocks.map(({ cross }) => cross!.layer.keyValues(encoded));
   }
 
-  decode(inputs: T5DecoderInputs): T5DecoderOutput {
+  decode(inputs: DecoderInputs): DecoderOutput {
     const { inputsEmbeds, attentionMask, encoder, encoderMask, past, dropout = noDropout } = inputs;
     const sizes = {};
     expectShape("T5 decoder embeddings", inputsEmbeds, `B T ${this.embeddingSize}`, sizes);

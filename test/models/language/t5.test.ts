@@ -111,7 +111,7 @@ describe.each(goldenNames("t5", "t5-"))("%s", async (name) => {
   it("decodes step by step from a cache as in one run", async () => {
     const { num_heads: heads, d_kv: size } = config;
     const layers = (of: (key: string) => ReturnType<typeof input>) =>
-      Array.from({ length: model.decoderDepth }, (_, i) => ({
+      Array.from({ length: model.cache.layers }, (_, i) => ({
         key: of(`${i}.key`),
         value: of(`${i}.value`),
       }));
