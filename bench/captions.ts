@@ -5,7 +5,7 @@
  */
 import { readdirSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { availableCpus } from "../src/engine/index.js";
+import { availableCpus } from "../src/engine/node.js";
 import { Blip2 } from "../src/generation/blip-2.js";
 import { precisions } from "../src/loading/precision.js";
 import { inRepository } from "./repository.js";

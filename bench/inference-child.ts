@@ -4,7 +4,7 @@
  */
 import { readFileSync } from "node:fs";
 import { readModelFolder } from "../src/checkpoints/model-folder.js";
-import { Device } from "../src/engine/index.js";
+import { openDevice } from "../src/engine/node.js";
 import { Blip2Runner, blip2Parts, type Blip2Part } from "../src/generation/blip-2-runner.js";
 import { float32Tensor, int64Tensor } from "../src/host-tensor.js";
 import { blip2Config } from "../src/models/blip-2.js";
@@ -78,7 +78,7 @@ async function measure(task: ChildTask): Promise<InferenceMeasure> {
   const { folder, precision, threads, pictures, tokens, parts = blip2Parts } = task;
   const opened = await readModelFolder(folder);
   const config = blip2Config(opened.config);
-  await using device = Device.open({ threads });
+  await using device = openDevice({ threads });
   const onNotice = (notice: string): void => console.error(notice);
   const [[load, loadCpu], runner] = await timed(() =>
     Blip2Runner.load(device, config, opened.weights, { precision, parts, onNotice }),

@@ -13,7 +13,7 @@ import { freemem } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { readModelFolder } from "../src/checkpoints/model-folder.js";
-import { availableCpus, Device } from "../src/engine/index.js";
+import { availableCpus, openDevice } from "../src/engine/node.js";
 import { Blip2Runner, blip2Parts, type Blip2Part } from "../src/generation/blip-2-runner.js";
 import { blip2Config } from "../src/models/blip-2.js";
 import { precisions, type Precision } from "../src/loading/precision.js";
@@ -105,7 +105,7 @@ async function quantise(folder: string, precision: Precision): Promise<void> {
   const start = performance.now();
   let made = false;
   const { weights, config } = await readModelFolder(folder);
-  await using device = Device.open({ threads: 1 });
+  await using device = openDevice({ threads: 1 });
   await Blip2Runner.load(device, blip2Config(config), weights, {
     precision,
     parts: [],

@@ -10,7 +10,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { openSafetensors } from "../src/checkpoints/safetensors.js";
-import { Device, gradients, type HostTensors, type Program } from "../src/engine/index.js";
+import { type Device, gradients, type HostTensors, type Program } from "../src/engine/index.js";
+import { openDevice } from "../src/engine/node.js";
 import type { HostTensor } from "../src/host-tensor.js";
 import { initialise } from "../src/nn/initialise.js";
 import { postNormWork } from "./post-norm-work.js";
@@ -80,7 +81,7 @@ export async function trainingStep(args: readonly string[]): Promise<void> {
   const [rounds, threads] = [Number(values.rounds), Number(values.threads)];
   const folder = mkdtempSync(path.join(tmpdir(), "blip2-bench-"));
   const profilePrefix = path.join(folder, "profile");
-  const device = Device.open({ threads, ...(values.profile ? { profilePrefix } : {}) });
+  const device = openDevice({ threads, ...(values.profile ? { profilePrefix } : {}) });
 
   await device.put({});
   const startPeak = ownPeak();

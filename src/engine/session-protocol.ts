@@ -1,5 +1,5 @@
 /** What crosses the border between a caller and the thread that owns the runtime. */
-import type { HostTensor } from "../host-tensor.js";
+import type { HostTensors, Slots } from "./device.js";
 import type { PlacedModel } from "./placement.js";
 
 export interface WorkerSettings {
@@ -11,23 +11,18 @@ export interface WorkerSettings {
 /** The output that spares programs with `reuseResidents` the copies of all others; see `session-worker.ts`. */
 export const refusedOutput = "%refused";
 
-type Tensors = Readonly<Record<string, HostTensor>>;
-
-/** Graph input or output name to the slot that holds the tensor. */
-export type Slots = Readonly<Record<string, string>>;
-
 export type Request = { readonly id: number } & (
   | { readonly verb: "compile"; readonly program: number; readonly model: PlacedModel }
   | {
       readonly verb: "run";
       readonly program: number;
-      readonly feeds: Tensors;
+      readonly feeds: HostTensors;
       readonly inputs: Slots;
       readonly keep: Slots;
       readonly fetch: readonly string[];
       readonly reuse: boolean;
     }
-  | { readonly verb: "put"; readonly tensors: Tensors }
+  | { readonly verb: "put"; readonly tensors: HostTensors }
   | { readonly verb: "read"; readonly slots: readonly string[] }
   | { readonly verb: "drop"; readonly slots: readonly string[] }
   | { readonly verb: "release"; readonly program: number }
@@ -43,6 +38,6 @@ export type RequestBody = Request extends infer R
 
 export interface Reply {
   readonly id: number;
-  readonly value?: Tensors | undefined;
+  readonly value?: HostTensors | undefined;
   readonly error?: string;
 }

@@ -1,51 +1,27 @@
 /** Running emitted graphs in a worker thread that owns the runtime and all large state. */
 import { Worker } from "node:worker_threads";
 import { InternalError, InterruptedError } from "../errors.js";
-import { elementCount, type HostTensor } from "../host-tensor.js";
+import { elementCount } from "../host-tensor.js";
 import { availableCpus } from "./cpu-count.js";
 import { evaluateDim, isName, namesOf, showShape, type Dim } from "./dims.js";
+import type { CompileOptions, Device, HostTensors, OwnSlots, Program, RunOptions, Slots } from "./device.js";
 import { emit, type FrozenWeights, type InputSpec } from "./emit.js";
 import type { Tensor } from "./graph.js";
+import { ownSlots } from "./own-slots.js";
 import { placeBeside } from "./placement.js";
 import {
   refusedOutput,
   type Reply,
   type Request,
   type RequestBody,
-  type Slots,
   type WorkerSettings,
 } from "./session-protocol.js";
-
-export type HostTensors = Readonly<Record<string, HostTensor>>;
-
-export interface CompileOptions {
-  /** Values of the frozen leaves, by name. Those in files are mapped from there, where that is possible. */
-  readonly weights?: FrozenWeights;
-  /** Is told what the caller should know, such as why weights are copied and not mapped. */
-  readonly onNotice?: ((notice: string) => void) | undefined;
-  /** Graph inputs that are read from resident slots (input name to slot); a fed value goes first. */
-  readonly residentInputs?: Slots;
-  /** Graph outputs that stay in the worker (output name to slot); `run` does not return them. */
-  readonly residentOutputs?: Slots;
-  /**
-   * Lets a run write resident outputs into the memory that their slots hold already. Only for graphs in
-   * which such an output is the last use of the slot's old value, elementwise (the optimizer's update).
-   */
-  readonly reuseResidents?: boolean;
-}
-
-export interface RunOptions {
-  readonly signal?: AbortSignal | undefined;
-  /** Replaces slots given at compile time, for this run. */
-  readonly residentInputs?: Slots;
-  readonly residentOutputs?: Slots;
-}
 
 /**
  * One worker thread with the runtime in it. It owns its programs and resident tensors; closing it frees
  * them. Requests are carried out in the order in which they are made.
  */
-export class Device {
+export class WorkerDevice implements Device {
   private readonly waiting = new Map<
     number,
     { resolve: (value: HostTensors | undefined) => void; reject: (error: Error) => void }
@@ -79,13 +55,15 @@ export class Device {
   }
 
   /** Starts a worker. `threads` defaults to the CPUs that this process may use. */
-  static open(options: { readonly threads?: number; readonly profilePrefix?: string } = {}): Device {
+  static open(
+    options: { readonly threads?: number | undefined; readonly profilePrefix?: string } = {},
+  ): WorkerDevice {
     const threads = options.threads ?? availableCpus();
     const settings: WorkerSettings = {
       threads,
       ...(options.profilePrefix === undefined ? {} : { profilePrefix: options.profilePrefix }),
     };
-    return new Device(startWorker(settings), threads);
+    return new WorkerDevice(startWorker(settings), threads);
   }
 
   private request(
@@ -103,7 +81,6 @@ export class Device {
     });
   }
 
-  /** Emits the graph of `outputs` and loads it. */
   async compile(outputs: Readonly<Record<string, Tensor>>, options: CompileOptions = {}): Promise<Program> {
     const files = filesOf(options.weights);
     const placement = files.length === 0 ? undefined : await placeBeside(files);
@@ -123,7 +100,7 @@ export class Device {
     } finally {
       await placement?.remove();
     }
-    return new Program(
+    return new WorkerProgram(
       (body) => this.request(body),
       program,
       model.inputs,
@@ -132,10 +109,6 @@ export class Device {
     );
   }
 
-  /**
-   * Stores tensors in the worker under slot names. With `handOver` the caller gives up their buffers, which spares a
-   * copy: their data are empty afterwards.
-   */
   async put(tensors: HostTensors, { handOver = false } = {}): Promise<void> {
     const owned = compact(tensors);
     const buffers = Object.values(owned).map(({ data }) => data.buffer);
@@ -145,7 +118,6 @@ export class Device {
     );
   }
 
-  /** Copies of resident tensors. */
   async read(slots: readonly string[]): Promise<HostTensors> {
     return (await this.request({ verb: "read", slots }))!;
   }
@@ -154,7 +126,10 @@ export class Device {
     await this.request({ verb: "drop", slots });
   }
 
-  /** Frees everything. Work already requested is finished first; closing twice is harmless. */
+  slots(): OwnSlots {
+    return ownSlots(this);
+  }
+
   close(): Promise<void> {
     this.closed ??= new Promise((resolve) => {
       this.worker.once("exit", () => resolve());
@@ -169,8 +144,8 @@ export class Device {
   }
 }
 
-/** A loaded graph. */
-export class Program {
+/** A graph that the worker has loaded. */
+class WorkerProgram implements Program {
   constructor(
     private readonly request: (body: RequestBody) => Promise<HostTensors | undefined>,
     private readonly id: number,
@@ -181,11 +156,6 @@ export class Program {
     this.checkOutputs("compile", options.residentOutputs);
   }
 
-  /**
-   * Runs once and returns the outputs that do not stay resident. Inputs that are neither fed nor bound
-   * to a slot, fed but unknown, or of a wrong shape are all named in one error. `signal` is honoured
-   * before the run starts.
-   */
   async run(feeds: HostTensors, options: RunOptions = {}): Promise<HostTensors> {
     if (options.signal?.aborted) throw new InterruptedError("stopped on request");
     this.checkOutputs("run", options.residentOutputs);
@@ -255,7 +225,6 @@ export class Program {
     if (problems.length > 0) throw new InternalError(`run: ${problems.join("; ")}`);
   }
 
-  /** Frees the graph; the device's resident tensors stay. */
   async release(): Promise<void> {
     await this.request({ verb: "release", program: this.id });
   }

@@ -2,7 +2,8 @@
 import { join } from "node:path";
 import { readModelFolder } from "../checkpoints/model-folder.js";
 import { readTextCorpus, type DescribedScene } from "../data/text-corpus.js";
-import { Device } from "../engine/index.js";
+import type { Device } from "../engine/index.js";
+import { openDevice } from "../engine/node.js";
 import { UserError } from "../errors.js";
 import { Opt, optConfigSchema } from "../models/language/opt.js";
 import { T5, t5ConfigSchema } from "../models/language/t5.js";
@@ -50,7 +51,7 @@ export async function evaluateLanguageModel(options: EvaluationOptions): Promise
 
   const tokenizer = await loadTokenizer(model);
   const test = (await readTextCorpus(join(data, "text_test.jsonl"))).slice(0, limit);
-  await using device = Device.open(threads === undefined ? {} : { threads });
+  await using device = openDevice({ threads });
   const names = [...folder.weights.tensors.keys()].filter((name) => parameters.shapes.has(name));
   await putWeights(device, parameters, await folder.weights.readAll(names), model);
   const measure = await prepare(device, tokenizer, test);

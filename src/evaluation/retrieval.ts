@@ -5,7 +5,8 @@
 import { join } from "node:path";
 import { readModelFolder } from "../checkpoints/model-folder.js";
 import { readCaptionSet } from "../data/caption-set.js";
-import { Device, input } from "../engine/index.js";
+import { input } from "../engine/index.js";
+import { openDevice } from "../engine/node.js";
 import { float32Tensor } from "../host-tensor.js";
 import { retrievalConfig } from "../models/blip-2-retrieval.js";
 import type { Precision } from "../loading/precision.js";
@@ -189,7 +190,7 @@ async function similarities(
 ): Promise<(picture: number, text: number) => number> {
   const width = texts[0]!.length;
   const queries = images[0]!.embedding.length / width;
-  await using device = Device.open(threads === undefined ? {} : { threads });
+  await using device = openDevice({ threads });
   const program = await device.compile({
     similarity: maxOverQueries(
       input("texts", "float32", ["N", width]),

@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { readCaptionSet } from "../data/caption-set.js";
-import { Device } from "../engine/index.js";
+import { openDevice } from "../engine/node.js";
 import { UserError } from "../errors.js";
 import { qFormerConfigSchema } from "../models/q-former.js";
 import { Parameters } from "../nn/parameters.js";
@@ -57,7 +57,7 @@ export async function evaluateStage1(options: Stage1Evaluation): Promise<Record<
   const parameters = new Parameters(() => true);
   const stage = firstStageOf(shape, qformer, vision, parameters);
 
-  await using device = Device.open(threads === undefined ? {} : { threads });
+  await using device = openDevice({ threads });
   const names = [...weights.tensors.keys()].filter((name) => parameters.shapes.has(name));
   await putWeights(device, parameters, await weights.readAll(names), model);
   const features = await ImageFeatures.of(vision, data, pictures, device, options);

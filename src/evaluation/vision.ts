@@ -5,7 +5,7 @@ import { readModelFolder } from "../checkpoints/model-folder.js";
 import { readFrozenVision } from "../training/image-features.js";
 import { readCaptionSet } from "../data/caption-set.js";
 import { PictureCache } from "../data/picture-cache.js";
-import { Device } from "../engine/index.js";
+import { openDevice } from "../engine/node.js";
 import { UserError } from "../errors.js";
 import { preprocessConfig } from "../images/preprocess.js";
 import { blip2VisionConfigSchema } from "../models/vision/blip-2-vision.js";
@@ -49,7 +49,7 @@ export async function evaluateVision(options: VisionEvaluation): Promise<Record<
   const parameters = new Parameters(() => true);
   const declared = new ContrastiveTowers(config, text, sharedSize, parameters);
 
-  await using device = Device.open(threads === undefined ? {} : { threads });
+  await using device = openDevice({ threads });
   const pool = Math.min(retrievalPool, pictures.length);
   const measure = await retrievalMeasure(device, declared, parameters, tokenizer, config, pool);
   await putWeights(device, parameters, weights, `${model} with ${towers}`);

@@ -1,7 +1,8 @@
 /** BLIP-2 as callers use it: pictures and prompts in, texts out. */
 import { findModel, type HubOptions } from "../hub/hub.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
-import { Device, input, type Program } from "../engine/index.js";
+import { type Device, input, type Program } from "../engine/index.js";
+import { openDevice } from "../engine/node.js";
 import { InterruptedError, UserError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
 import { loadImage, type ImageSource } from "../images/load-image.js";
@@ -178,7 +179,7 @@ export class Blip2 {
       );
     }
     if (signal?.aborted) throw new InterruptedError("stopped on request");
-    const device = Device.open(threads === undefined ? {} : { threads });
+    const device = openDevice({ threads });
     try {
       const parts = attentionOnly ? (["vision"] as const) : blip2Parts;
       const runner = await Blip2Runner.load(device, config, weights, { precision, parts, ...hub });

@@ -7,7 +7,8 @@ import { readModelFolder, writeModelFolder } from "../checkpoints/model-folder.j
 import { readCaptionSet, withStatements } from "../data/caption-set.js";
 import { readScenes, readWorld } from "../data/scenes/read.js";
 import { readTextCorpus, type DescribedScene } from "../data/text-corpus.js";
-import { Device } from "../engine/index.js";
+import type { Device } from "../engine/index.js";
+import { openDevice } from "../engine/node.js";
 import { float32Tensor, type HostTensor } from "../host-tensor.js";
 import type { T5Config } from "../models/language/t5.js";
 import { blipPreprocessor, preprocessConfig } from "../images/preprocess.js";
@@ -61,7 +62,7 @@ export const modelFolder = (out: string, step?: number): string =>
   join(out, step === undefined ? "model" : `model-${step}`);
 
 async function withDevice<T>(options: RunOptions, work: (device: Device) => Promise<T>): Promise<T> {
-  const device = Device.open(options.threads === undefined ? {} : { threads: options.threads });
+  const device = openDevice({ threads: options.threads });
   try {
     return await work(device);
   } finally {

@@ -4,7 +4,8 @@
  */
 import { findModel } from "../hub/hub.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
-import { Device } from "../engine/index.js";
+import type { Device } from "../engine/index.js";
+import { openDevice } from "../engine/node.js";
 import { InterruptedError, UserError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
 import { loadImage, type ImageSource } from "../images/load-image.js";
@@ -124,7 +125,7 @@ export class Blip2Retriever {
     const { vision, pictures, weights } = sizedVision(opened, published.vision_config, imageSize);
     const tokenizer = await loadTokenizer(opened.path);
     if (signal?.aborted) throw new InterruptedError("stopped on request");
-    const device = Device.open(threads === undefined ? {} : { threads });
+    const device = openDevice({ threads });
     try {
       const runner = await RetrievalRunner.load(device, { ...published, vision_config: vision }, weights, {
         precision,

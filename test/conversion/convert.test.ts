@@ -9,7 +9,8 @@ import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { openSafetensors, writeSafetensors } from "../../src/checkpoints/safetensors.js";
 import { checkConversion } from "../../src/conversion/check.js";
 import { convert } from "../../src/cli/verbs/convert.js";
-import { Device, input } from "../../src/engine/index.js";
+import { input } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import { Blip2Runner } from "../../src/generation/blip-2-runner.js";
 import type { Decoder } from "../../src/generation/decoder.js";
 import { int64Tensor, type HostTensor } from "../../src/host-tensor.js";
@@ -84,7 +85,7 @@ describe("stage 2 with OPT, from three files", () => {
       text_config: { model_type: "opt", hidden_size: 20 },
     });
 
-    await using device = Device.open({ threads: 1 });
+    await using device = openDevice({ threads: 1 });
     const runner = await Blip2Runner.load(device, blip2Config(opened.config), opened.weights);
     const outputs = await runner.imageOutputs(rest["inputs/pixel_values"]!);
     expectClose("vision", outputs["visionFeatures"], rest["outputs/vision_last_hidden_state"], {
@@ -156,7 +157,7 @@ describe("stage 1, from an old-style file with its own vision transformer", () =
       images: model.imageEmbeds(model.branch.queries("B", image).lastHiddenState),
       texts: model.textEmbeds(input("ids", "int64", ["B", "T"]), input("mask", "int64", ["B", "T"])),
     };
-    await using device = Device.open({ threads: 1 });
+    await using device = openDevice({ threads: 1 });
     const program = await device.compile(outputs, { weights: all });
     const ids = rest["inputs/input_ids"]!;
     const ones = int64Tensor(new BigInt64Array(ids.data.length).fill(1n), ids.dims);

@@ -1,7 +1,6 @@
 /** Reverse-mode differentiation: what is built, what is not, and what is refused. */
 import { afterAll, describe, expect, test } from "vitest";
 import {
-  Device,
   emit,
   gradients,
   input,
@@ -11,11 +10,12 @@ import {
   frozen,
   type Tensor,
 } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import { topologicalOrder } from "../../src/engine/autodiff.js";
 import { float32Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { numbers, randomTensor } from "./check-op.js";
 
-const device = Device.open({ threads: 1 });
+const device = openDevice({ threads: 1 });
 afterAll(() => device.close());
 
 const vector = (...values: number[]): HostTensor => float32Tensor(values, [values.length]);

@@ -1,7 +1,8 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { Int4Matrix, int4Block, Int8Matrix } from "../../src/checkpoints/quantise.js";
 import { toFloat16 } from "../../src/float16.js";
-import { Device, emit, frozen, gradients, input, ops } from "../../src/engine/index.js";
+import { emit, frozen, gradients, input, ops } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import {
   float32Tensor,
   int64Tensor,
@@ -10,7 +11,7 @@ import {
   type QuantisedMatrix,
 } from "../../src/host-tensor.js";
 
-const device = Device.open({ threads: 1 });
+const device = openDevice({ threads: 1 });
 afterAll(() => device.close());
 
 const wave = (count: number, step: number): Float32Array =>

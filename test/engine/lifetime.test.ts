@@ -4,7 +4,8 @@ import { writeFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, test } from "vitest";
-import { Device, input, ops, type Program } from "../../src/engine/index.js";
+import { type Device, input, ops, type Program } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import { float32Tensor } from "../../src/host-tensor.js";
 import { numbers, randomTensor } from "./check-op.js";
 
@@ -19,7 +20,7 @@ const built = path.join(root, "node_modules", ".cache", "blip2-engine");
 /** Builds the engine as users get it: the other tests run its worker from source. */
 function build(): void {
   const tsc = path.join(root, "node_modules", "typescript", "bin", "tsc");
-  const sources = ["index.ts", "session-worker.ts"].map((file) => path.join(root, "src", "engine", file));
+  const sources = ["index.ts", "node.ts", "session-worker.ts"].map((file) => path.join(root, "src", "engine", file));
   const options = [
     "--ignoreConfig",
     "--module",
@@ -41,7 +42,8 @@ function build(): void {
 
 /** Runs lines of JavaScript against the built engine in a process of their own. */
 function script(lines: string): { readonly status: number | null; readonly output: string } {
-  const source = `import { Device, input, ops } from "./engine/index.js";\n${lines}`;
+  const source = `import { input, ops } from "./engine/index.js";
+import { openDevice } from "./engine/node.js";\n${lines}`;
   const args = ["--input-type=module", "--expose-gc", "-e", source];
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: built, encoding: "utf8" });
   return { status, output: stdout + stderr };
@@ -49,7 +51,7 @@ function script(lines: string): { readonly status: number | null; readonly outpu
 
 describe("closing", () => {
   test("waits for what was requested before", async () => {
-    const device = Device.open({ threads: 1 });
+    const device = openDevice({ threads: 1 });
     const big = input("big", "float32", [512, 512]);
     const program = await device.compile({ y: ops.reduceSum(ops.matmul(ops.matmul(big, big), big)) });
     const running = Array.from({ length: 5 }, (_, i) => program.run({ big: randomTensor([512, 512], i) }));
@@ -59,7 +61,7 @@ describe("closing", () => {
   });
 
   test("refuses later requests, and may be repeated", async () => {
-    const device = Device.open({ threads: 1 });
+    const device = openDevice({ threads: 1 });
     const program = await compile(device);
     await Promise.all([device.close(), device.close()]);
     await device.close();
@@ -69,13 +71,13 @@ describe("closing", () => {
   });
 
   test("of a device that never did anything", async () => {
-    await Device.open({ threads: 1 }).close();
+    await openDevice({ threads: 1 }).close();
   });
 
   test("by leaving the scope", async () => {
     let program: Program;
     {
-      await using device = Device.open({ threads: 1 });
+      await using device = openDevice({ threads: 1 });
       program = await compile(device);
     }
     await expect(program.run(feeds)).rejects.toThrow("this device has been closed");
@@ -83,7 +85,7 @@ describe("closing", () => {
 });
 
 test("several devices at once keep to themselves", async () => {
-  const devices = Array.from({ length: 3 }, () => Device.open({ threads: 1 }));
+  const devices = Array.from({ length: 3 }, () => openDevice({ threads: 1 }));
   const programs = await Promise.all(
     devices.map(async (device, i) => {
       await device.put({ state: float32Tensor([i], []) });
@@ -103,7 +105,7 @@ describe("the process", () => {
 
   test("ends by itself, with a device left open and idle", () => {
     const { status, output } = script(`
-      const device = Device.open({ threads: 1 });
+      const device = openDevice({ threads: 1 });
       const program = await device.compile({ y: ops.neg(input("x", "float32", [1])) });
       await program.run({ x: { dtype: "float32", dims: [1], data: Float32Array.of(1) } });
       console.log("done");
@@ -114,7 +116,7 @@ describe("the process", () => {
 
   test("waits for a run under way that nobody awaits", () => {
     const { status, output } = script(`
-      const device = Device.open({ threads: 1 });
+      const device = openDevice({ threads: 1 });
       void device.compile({ y: ops.neg(input("x", "float32", [1])) }).then(async (program) => {
         const { y } = await program.run({ x: { dtype: "float32", dims: [1], data: Float32Array.of(4) } });
         console.log(y.data[0]);
@@ -126,7 +128,7 @@ describe("the process", () => {
 
   test("holds what a program leaves in reused memory once", () => {
     const { status, output } = script(`
-      const device = Device.open({ threads: 1 });
+      const device = openDevice({ threads: 1 });
       const dims = [4096, 4096];
       const slots = { residentInputs: { x: "x" }, residentOutputs: { y: "y" } };
       const program = await device.compile(
@@ -150,7 +152,7 @@ describe("the process", () => {
       const data = new Float32Array(250_000).fill(1);
       const grown = [];
       for (let i = 0; i < 100; i++) {
-        const device = Device.open({ threads: 2 });
+        const device = openDevice({ threads: 2 });
         const x = input("x", "float32", [500, 500]);
         const program = await device.compile({ y: ops.reduceSum(ops.matmul(x, x)) });
         await device.put({ state: { dtype: "float32", dims: [500, 500], data } });

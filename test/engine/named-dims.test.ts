@@ -2,7 +2,6 @@
 import { afterAll, describe, expect, test } from "vitest";
 import {
   addDims,
-  Device,
   gradients,
   input,
   multiplyDims,
@@ -11,10 +10,11 @@ import {
   type Shape,
   type Tensor,
 } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import { elementCount, float32Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { numbers, randomTensor } from "./check-op.js";
 
-const device = Device.open({ threads: 1 });
+const device = openDevice({ threads: 1 });
 afterAll(() => device.close());
 
 const x = input("x", "float32", ["B", "P", 2]);

@@ -1,7 +1,8 @@
 /** Every op, forward and backward, against PyTorch's numbers (or a formula here) and finite differences. */
 import { readFileSync } from "node:fs";
 import { afterAll, describe, expect, test } from "vitest";
-import { Device, constant, integer, ops, type Tensor } from "../../src/engine/index.js";
+import { constant, integer, ops, type Tensor } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import type { OpName } from "../../src/engine/graph.js";
 import { opTable } from "../../src/engine/op-table.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../../src/host-tensor.js";
@@ -416,7 +417,7 @@ const composed: Readonly<Record<string, OpTest>> = {
   }),
 };
 
-const device = Device.open({ threads: 1 });
+const device = openDevice({ threads: 1 });
 afterAll(() => device.close());
 
 describe("ops", () => {

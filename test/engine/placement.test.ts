@@ -4,11 +4,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { toFloat16 } from "../../src/float16.js";
 import { openSafetensors, writeSafetensors } from "../../src/checkpoints/safetensors.js";
-import { Device, frozen, input, ops, type FrozenWeights } from "../../src/engine/index.js";
+import { frozen, input, ops, type FrozenWeights } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import { UserError } from "../../src/errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../../src/host-tensor.js";
 
-const device = Device.open({ threads: 1 });
+const device = openDevice({ threads: 1 });
 let root: string;
 const elsewhere = "/dev/shm";
 let shared: string | undefined;

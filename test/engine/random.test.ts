@@ -1,11 +1,12 @@
 /** Random numbers in the graph: reproducible, independent by stream and seed, evenly spread. */
 import { afterAll, describe, expect, test } from "vitest";
-import { Device, gradients, input, ops } from "../../src/engine/index.js";
+import { gradients, input, ops } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import type { HostTensor } from "../../src/host-tensor.js";
 import { numbers, randomTensor } from "./check-op.js";
 
-const device = Device.open({ threads: 1 });
-const wide = Device.open({ threads: 2 });
+const device = openDevice({ threads: 1 });
+const wide = openDevice({ threads: 2 });
 afterAll(() => Promise.all([device.close(), wide.close()]));
 
 const seedInput = input("seed", "uint64", []);

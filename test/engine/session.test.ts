@@ -1,11 +1,12 @@
 /** Sessions: what a caller may rely on when programs run in the worker. */
 import { afterAll, describe, expect, test } from "vitest";
-import { Device, frozen, gradients, input, ops, parameter } from "../../src/engine/index.js";
+import { frozen, gradients, input, ops, parameter } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import { InterruptedError, UserError } from "../../src/errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { numbers, randomTensor } from "./check-op.js";
 
-const device = Device.open({ threads: 2 });
+const device = openDevice({ threads: 2 });
 afterAll(() => device.close());
 
 const vector = (...values: number[]): HostTensor => float32Tensor(values, [values.length]);

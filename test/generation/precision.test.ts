@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
-import { Device } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import { UserError } from "../../src/errors.js";
 import { Blip2, type ForwardOutputs } from "../../src/generation/blip-2.js";
 import { Blip2Runner, blip2Parts } from "../../src/generation/blip-2-runner.js";
@@ -113,7 +113,7 @@ describe("a model in few bits", () => {
 
 describe.each(blip2Parts)("the part %s", (part) => {
   it("loads alone, and others say that they are missing", async () => {
-    await using device = Device.open({ threads: 1 });
+    await using device = openDevice({ threads: 1 });
     const { config, weights } = await readModelFolder(folder);
     const runner = await Blip2Runner.load(device, blip2Config(config), weights, { parts: [part] });
     if (part === "languageModel") expect(runner.decoder.maximumLength).toBe(64);

@@ -1,9 +1,10 @@
 /** Runs small graphs in tests. */
-import { Device, type HostTensors, type Tensor } from "../../src/engine/index.js";
+import type { Device, HostTensors, Tensor } from "../../src/engine/index.js";
+import { openDevice } from "../../src/engine/node.js";
 import { elementCount, type HostTensor } from "../../src/host-tensor.js";
 
 /** A device with one thread: the tests' graphs are tiny. */
-export const testDevice = (): Device => Device.open({ threads: 1 });
+export const testDevice = (): Device => openDevice({ threads: 1 });
 
 /**
  * Compiles the graph of `outputs`, runs it once and frees it. `weights` serve frozen and trainable

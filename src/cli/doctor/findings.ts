@@ -101,7 +101,7 @@ export async function inspectMachine(signal: AbortSignal): Promise<Findings> {
 }
 
 async function inspectCpus(): Promise<Findings["cpus"]> {
-  const { availableCpus } = await import("../../engine/index.js");
+  const { availableCpus } = await import("../../engine/node.js");
   const host = os.cpus();
   return { available: availableCpus(), host: host.length, model: host[0]?.model.trim() ?? "unknown" };
 }
