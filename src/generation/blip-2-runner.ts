@@ -6,7 +6,14 @@
  */
 import type { TensorFile } from "../checkpoints/safetensors.js";
 import { checkTensors } from "../checkpoints/model-folder.js";
-import { input, type Device, type FrozenWeights, type HostTensors, type Program } from "../engine/index.js";
+import {
+  input,
+  type Device,
+  type FrozenWeights,
+  type HostTensors,
+  type Program,
+  type Slots,
+} from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import type { ImageAttention } from "../models/attention-maps.js";
@@ -14,7 +21,6 @@ import { buildBlip2, unreadTensors, type Blip2Config } from "../models/blip-2.js
 import { CrossAttentionRecord, imageAttention } from "../models/cross-attention.js";
 import { openFrozenWeights, type LoadingHooks } from "../loading/frozen-weights.js";
 import type { Precision } from "../loading/precision.js";
-import { T5 } from "../models/language/t5.js";
 import { Parameters } from "../nn/parameters.js";
 import { Decoder } from "./decoder.js";
 import { EncoderDecoder } from "./encoder-decoder.js";
@@ -34,9 +40,6 @@ interface LoadedParts {
   bridge?: Program;
   languageModel?: Decoder | EncoderDecoder;
 }
-
-/** Pictures under way at once do not share slots. */
-let pictures = 0;
 
 const bridgeOutputs = ["queryOutput", "languageProjection"];
 
@@ -88,8 +91,7 @@ export class Blip2Runner {
     const ignored = unreadTensors(config);
     checkTensors(parameters.shapes, file.tensors, file.path, { ignored });
     const hooks = { signal, onProgress, onNotice };
-    // A T5 whose checkpoint has a head does not use the word table as one.
-    const tiedHead = !(languageModel instanceof T5 && file.tensors.has("language_model.lm_head.weight"));
+    const { hasTiedHead: tiedHead } = languageModel;
     // A name that may stand for an unread copy can be that of the one tensor that is read.
     const unread = (name: string): boolean => ignored(name) && !parameters.shapes.has(name);
     const open = await openFrozenWeights(file, { precision, tiedHead, ignored: unread, ...hooks });
@@ -110,7 +112,7 @@ export class Blip2Runner {
         ),
       languageModel: async () => {
         const own = await weights(isLanguage);
-        return languageModel instanceof T5
+        return languageModel.kind === "encoder-decoder"
           ? EncoderDecoder.compile(device, languageModel, own, onNotice)
           : Decoder.compile(device, languageModel, own, onNotice);
       },
@@ -162,31 +164,21 @@ export class Blip2Runner {
     signal: AbortSignal | undefined,
     asking = { program: this.part("bridge"), outputs: bridgeOutputs },
   ): Promise<HostTensors> {
-    const scope = `pictures.${pictures++}`;
-    const slot = (name: string): string => `${scope}.${name}`;
-    const kept = new Set<string>();
-    const keep = (names: readonly string[]): Record<string, string> => {
-      const unwanted = names.filter((name) => !wanted.includes(name));
-      for (const name of unwanted) kept.add(slot(name));
-      return Object.fromEntries(unwanted.map((name) => [name, slot(name)]));
-    };
-    try {
-      const seen = await this.part("vision").run(
-        { pixel_values: pixels },
-        { signal, residentOutputs: keep(["hidden", "visionFeatures"]) },
-      );
-      const asked = await asking.program.run(
-        {},
-        {
-          signal,
-          residentInputs: { features: slot("hidden") },
-          residentOutputs: keep(asking.outputs),
-        },
-      );
-      return { ...seen, ...asked };
-    } finally {
-      // A device that has ended has freed them already.
-      await this.device.drop([...kept]).catch(() => undefined);
-    }
+    await using slots = this.device.slots();
+    const keep = (names: readonly string[]): Slots =>
+      slots.bind(names.filter((name) => !wanted.includes(name)));
+    const seen = await this.part("vision").run(
+      { pixel_values: pixels },
+      { signal, residentOutputs: keep(["hidden", "visionFeatures"]) },
+    );
+    const asked = await asking.program.run(
+      {},
+      {
+        signal,
+        residentInputs: { features: slots.slot("hidden") },
+        residentOutputs: keep(asking.outputs),
+      },
+    );
+    return { ...seen, ...asked };
   }
 }

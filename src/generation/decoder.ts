@@ -12,17 +12,16 @@ import {
   ops,
   type Device,
   type HostTensors,
+  type OwnSlots,
   type Program,
+  type Slots,
   type Tensor,
   type FrozenWeights,
 } from "../engine/index.js";
 import { InternalError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
-import type { Opt } from "../models/language/opt.js";
+import type { DecoderOnly } from "../models/language/language-model.js";
 import type { Prompt, Stepper, StepperOptions } from "./search/stepper.js";
-
-/** Running generations share one device; each has slots of its own. */
-let generations = 0;
 
 /** A cache's tensors, by layer. */
 export const cacheNames = (depth: number): string[] =>
@@ -34,15 +33,15 @@ export class Decoder {
   private constructor(
     private readonly device: Device,
     private readonly program: Program,
-    private readonly model: Opt,
+    private readonly model: DecoderOnly,
   ) {
-    this.caches = cacheNames(model.config.num_hidden_layers);
+    this.caches = cacheNames(model.cache.layers);
   }
 
   /** @param weights of `model`, by checkpoint name. */
   static async compile(
     device: Device,
-    model: Opt,
+    model: DecoderOnly,
     weights: FrozenWeights,
     onNotice?: (notice: string) => void,
   ): Promise<Decoder> {
@@ -51,7 +50,7 @@ export class Decoder {
 
   /** The longest sequence that the model has positions for. */
   get maximumLength(): number {
-    return this.model.config.max_position_embeddings;
+    return this.model.maximumLength;
   }
 
   /** Width of words and soft positions. */
@@ -67,45 +66,33 @@ export class Decoder {
   /** Logits of every position of a prompt, nothing kept. -> float32 [N, Q + T, V]. */
   async forward(prompt: Prompt, signal?: AbortSignal): Promise<HostTensor> {
     const [batch, length] = prompt.mask.dims as [number, number];
-    const scope = `forward.${generations++}`;
-    const slots = Object.fromEntries([
-      ...this.caches.map((name) => [`next.${name}`, `${scope}.${name}`]),
-      ["states", `${scope}.states`],
-    ]);
-    try {
-      const feeds = {
-        ...this.emptyCache(),
-        ...promptFeeds(
-          prompt,
-          Array.from({ length: batch * length }, (_, i) => i),
-        ),
-      };
-      const { logits } = await this.program.run(feeds, { signal, residentOutputs: slots });
-      return { ...logits!, dims: [batch, length, logits!.dims[1]!] };
-    } finally {
-      await forget(this.device, Object.values(slots));
-    }
+    await using slots = this.device.slots();
+    const residentOutputs = { ...slots.bind(this.caches, "next"), ...slots.bind(["states"]) };
+    const wanted = Array.from({ length: batch * length }, (_, i) => i);
+    const feeds = { ...this.emptyCache(), ...promptFeeds(prompt, wanted) };
+    const { logits } = await this.program.run(feeds, { signal, residentOutputs });
+    return { ...logits!, dims: [batch, length, logits!.dims[1]!] };
   }
 
   private emptyCache(): HostTensors {
-    const { num_attention_heads: heads, hidden_size: width } = this.model.config;
-    const empty = float32Tensor([], [1, heads, 0, width / heads]);
+    const { heads, headSize } = this.model.cache;
+    const empty = float32Tensor([], [1, heads, 0, headSize]);
     return Object.fromEntries(this.caches.map((name) => [`past.${name}`, empty]));
   }
 }
 
-function graph(model: Opt): Record<string, Tensor> {
-  const { num_attention_heads: heads, hidden_size: width, num_hidden_layers: depth } = model.config;
+function graph(model: DecoderOnly): Record<string, Tensor> {
+  const { layers, heads, headSize } = model.cache;
   const rows = input("rows", "int64", ["N"]);
   // Beams that go on, in their new order.
   const past = (name: string): Tensor =>
-    ops.gatherRows(input(`past.${name}`, "float32", ["M", heads, "P", width / heads]), rows);
+    ops.gatherRows(input(`past.${name}`, "float32", ["M", heads, "P", headSize]), rows);
   const soft = input("embeddings", "float32", ["N", "Q", model.embeddingSize]);
   const ids = input("ids", "int64", ["N", "T"]);
   const { lastHiddenState, present } = model.forward({
     inputsEmbeds: ops.concat([soft, model.embed(ids)], 1),
     attentionMask: input("mask", "int64", ["N", "P+Q+T"]),
-    past: Array.from({ length: depth }, (_, i) => ({ key: past(`${i}.key`), value: past(`${i}.value`) })),
+    past: Array.from({ length: layers }, (_, i) => ({ key: past(`${i}.key`), value: past(`${i}.value`) })),
   });
   const positions = ops.reshape(lastHiddenState, [ops.multiplyDims("N", "Q+T"), model.embeddingSize]);
   const wanted = ops.gatherRows(positions, input("wanted", "int64", ["R"]));
@@ -128,33 +115,27 @@ function promptFeeds({ embeddings, ids, mask }: Prompt, wanted: readonly number[
   return { embeddings, ids, mask, rows, wanted: int64Tensor(wanted, [wanted.length]) };
 }
 
-/** Frees slots; a device that has ended has freed them already. */
-export async function forget(device: Device, slots: readonly string[]): Promise<void> {
-  await device.drop(slots).catch(() => undefined);
-}
-
 class CachedStepper implements Stepper {
-  private readonly inputs: Readonly<Record<string, string>>;
-  private readonly outputs: Readonly<Record<string, string>>;
+  private readonly slots: OwnSlots;
+  private readonly inputs: Slots;
+  private readonly outputs: Slots;
   states: readonly (readonly Float32Array[])[] | undefined;
   /** The mask of each sequence so far. */
   private masks: readonly (readonly bigint[])[] = [];
   private width = 0;
 
   constructor(
-    private readonly device: Device,
+    device: Device,
     private readonly program: Program,
     caches: readonly string[],
     private readonly emptyCache: HostTensors,
     private readonly wantsStates: boolean,
   ) {
-    const scope = `generation.${generations++}`;
-    this.inputs = Object.fromEntries(caches.map((name) => [`past.${name}`, `${scope}.${name}`]));
-    this.outputs = Object.fromEntries([
-      ...caches.map((name) => [`next.${name}`, `${scope}.${name}`]),
-      // Kept in the worker, they cost nothing.
-      ...(wantsStates ? [] : [["states", `${scope}.states`]]),
-    ]);
+    this.slots = device.slots();
+    this.inputs = this.slots.bind(caches, "past");
+    // States that nobody wants cost nothing where they are kept in the worker.
+    const unwanted = wantsStates ? [] : ["states"];
+    this.outputs = { ...this.slots.bind(caches, "next"), ...this.slots.bind(unwanted) };
   }
 
   async prefill(prompt: Prompt, signal?: AbortSignal): Promise<readonly Float32Array[]> {
@@ -218,6 +199,6 @@ class CachedStepper implements Stepper {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await forget(this.device, Object.values(this.outputs));
+    await this.slots[Symbol.asyncDispose]();
   }
 }

@@ -13,21 +13,18 @@ import {
   ops,
   type Device,
   type HostTensors,
+  type OwnSlots,
   type Program,
+  type Slots,
   type Tensor,
   type FrozenWeights,
 } from "../engine/index.js";
 import { InternalError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
-import type { T5 } from "../models/language/t5.js";
+import type { EncoderDecoder as EncoderDecoderModel } from "../models/language/language-model.js";
 import type { KeyValues } from "../nn/attention.js";
-import { cacheNames, forget } from "./decoder.js";
+import { cacheNames } from "./decoder.js";
 import type { Prompt, Stepper, StepperOptions } from "./search/stepper.js";
-
-/** Running generations share one device; each has slots of its own. */
-let generations = 0;
-
-type Slots = Readonly<Record<string, string>>;
 
 /** What a decoder is given at once: int64 [B, T] both. */
 export interface DecoderInputs {
@@ -45,7 +42,7 @@ export class EncoderDecoder {
     private readonly device: Device,
     private readonly encoder: Program,
     private readonly decoder: Program,
-    private readonly model: T5,
+    private readonly model: EncoderDecoderModel,
   ) {
     this.names = cacheNames(model.cache.layers);
   }
@@ -53,7 +50,7 @@ export class EncoderDecoder {
   /** @param weights of `model`, by checkpoint name. */
   static async compile(
     device: Device,
-    model: T5,
+    model: EncoderDecoderModel,
     weights: FrozenWeights,
     onNotice?: (notice: string) => void,
   ): Promise<EncoderDecoder> {
@@ -75,41 +72,32 @@ export class EncoderDecoder {
   /** Logits of every position of the decoder's inputs, nothing kept. -> float32 [B, T, V]. */
   async forward(prompt: Prompt, { ids, mask }: DecoderInputs, signal?: AbortSignal): Promise<HostTensor> {
     const [batch, length] = ids.dims as [number, number];
-    const scope = `encoder-decoder.${generations++}`;
-    const seen = slotsOf(this.names, `${scope}.seen`, "seen");
-    const cache = slotsOf(this.names, `${scope}.cache`, "next");
-    try {
-      await encode(this.encoder, prompt, seen, signal);
-      const feeds = {
-        ...this.emptyCache(),
-        ids,
-        mask,
-        encoder_mask: prompt.mask,
-        rows: int64Tensor(new BigInt64Array(batch), [batch]),
-        owners: counting(batch),
-        wanted: counting(batch * length),
-      };
-      const { logits } = await this.decoder.run(feeds, {
-        signal,
-        residentInputs: seen,
-        residentOutputs: cache,
-      });
-      return { ...logits!, dims: [batch, length, logits!.dims[1]!] };
-    } finally {
-      await forget(this.device, [...Object.values(seen), ...Object.values(cache)]);
-    }
+    await using seenSlots = this.device.slots();
+    await using cacheSlots = this.device.slots();
+    const seen = seenSlots.bind(this.names, "seen");
+    await encode(this.encoder, prompt, seen, signal);
+    const feeds = {
+      ...this.emptyCache(),
+      ids,
+      mask,
+      encoder_mask: prompt.mask,
+      rows: int64Tensor(new BigInt64Array(batch), [batch]),
+      owners: counting(batch),
+      wanted: counting(batch * length),
+    };
+    const { logits } = await this.decoder.run(feeds, {
+      signal,
+      residentInputs: seen,
+      residentOutputs: cacheSlots.bind(this.names, "next"),
+    });
+    return { ...logits!, dims: [batch, length, logits!.dims[1]!] };
   }
 
   private emptyCache(): HostTensors {
-    const { num_heads: heads, d_kv: size } = this.model.config;
+    const { heads, headSize: size } = this.model.cache;
     const empty = float32Tensor([], [1, heads, 0, size]);
     return Object.fromEntries(this.names.map((name) => [`past.${name}`, empty]));
   }
-}
-
-/** Slots for each of the cache's tensors, by the names that a program has for them. */
-function slotsOf(names: readonly string[], scope: string, prefix: string): Slots {
-  return Object.fromEntries(names.map((name) => [`${prefix}.${name}`, `${scope}.${name}`]));
 }
 
 /** 0, 1, ... as int64 [count]. */
@@ -128,7 +116,7 @@ const named = (prefix: string, layers: readonly KeyValues[]): Record<string, Ten
     ]),
   );
 
-function encoderGraph(model: T5): Record<string, Tensor> {
+function encoderGraph(model: EncoderDecoderModel): Record<string, Tensor> {
   const soft = input("embeddings", "float32", ["B", "Q", model.embeddingSize]);
   const encoded = model.encode({
     inputsEmbeds: ops.concat([soft, model.embed(input("ids", "int64", ["B", "L"]))], 1),
@@ -137,13 +125,13 @@ function encoderGraph(model: T5): Record<string, Tensor> {
   return named("seen", model.encoderKeyValues(encoded));
 }
 
-function decoderGraph(model: T5): Record<string, Tensor> {
-  const { num_heads: heads, d_kv: size } = model.config;
+function decoderGraph(model: EncoderDecoderModel): Record<string, Tensor> {
+  const { layers: depth, heads, headSize: size } = model.cache;
   // Beams that go on, in their new order, and for each the prompt that it belongs to.
   const rows = input("rows", "int64", ["N"]);
   const owners = input("owners", "int64", ["N"]);
   const layers = (of: (name: string) => Tensor): KeyValues[] =>
-    Array.from({ length: model.cache.layers }, (_, i) => ({ key: of(`${i}.key`), value: of(`${i}.value`) }));
+    Array.from({ length: depth }, (_, i) => ({ key: of(`${i}.key`), value: of(`${i}.value`) }));
   const past = (name: string): Tensor =>
     ops.gatherRows(input(`past.${name}`, "float32", ["M", heads, "P", size]), rows);
   const seen = (name: string): Tensor =>
@@ -171,6 +159,7 @@ async function encode(
 }
 
 class EncoderDecoderStepper implements Stepper {
+  private readonly slots: { readonly seen: OwnSlots; readonly cache: OwnSlots };
   private readonly seen: Slots;
   private readonly inputs: Slots;
   private readonly outputs: Slots;
@@ -181,16 +170,16 @@ class EncoderDecoderStepper implements Stepper {
   private length = 0;
 
   constructor(
-    private readonly device: Device,
+    device: Device,
     private readonly encoder: Program,
     private readonly decoder: Program,
     names: readonly string[],
     private readonly emptyCache: HostTensors,
   ) {
-    const scope = `encoder-decoder.${generations++}`;
-    this.seen = slotsOf(names, `${scope}.seen`, "seen");
-    this.inputs = slotsOf(names, `${scope}.cache`, "past");
-    this.outputs = slotsOf(names, `${scope}.cache`, "next");
+    this.slots = { seen: device.slots(), cache: device.slots() };
+    this.seen = this.slots.seen.bind(names, "seen");
+    this.inputs = this.slots.cache.bind(names, "past");
+    this.outputs = this.slots.cache.bind(names, "next");
   }
 
   async prefill(prompt: Prompt, signal?: AbortSignal): Promise<readonly Float32Array[]> {
@@ -248,6 +237,7 @@ class EncoderDecoderStepper implements Stepper {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await forget(this.device, [...Object.values(this.seen), ...Object.values(this.outputs)]);
+    await this.slots.seen[Symbol.asyncDispose]();
+    await this.slots.cache[Symbol.asyncDispose]();
   }
 }

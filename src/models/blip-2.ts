@@ -6,9 +6,9 @@ import { z } from "zod";
 import { UserError } from "../errors.js";
 import type { Parameters } from "../nn/parameters.js";
 import { SecondStage } from "./blip-2-bridge.js";
-import { Opt, optConfigSchema, type OptConfig } from "./language/opt.js";
+import { familyNames, familyOf, languageConfigSchema, type ConfigRule } from "./language/families.js";
+import type { LanguageModel } from "./language/language-model.js";
 import { qFormerConfigSchema } from "./q-former.js";
-import { isUnreadT5Tensor, T5, t5ConfigSchema } from "./language/t5.js";
 import {
   bridgeNormEpsilon,
   isUnusedVisionTensor,
@@ -24,45 +24,18 @@ const schema = z.looseObject({
   image_token_index: z.int().nonnegative().nullish(),
   vision_config: visionConfigSchema.prefault({}),
   qformer_config: qFormerConfigSchema.prefault({}),
-  text_config: z.discriminatedUnion("model_type", [optConfigSchema, t5ConfigSchema]).prefault({
-    model_type: "opt",
-  }),
+  text_config: languageConfigSchema.prefault({ model_type: "opt" }),
 });
 
 /** A checked config.json. Files hold only what differs from the defaults; here everything is present. */
 export type Blip2Config = z.infer<typeof schema>;
 
-type Rule = readonly [key: string, value: unknown, fits: boolean, required: string];
-
-function optRules(text: OptConfig): readonly Rule[] {
-  return [
-    [
-      "text_config.num_attention_heads",
-      text.num_attention_heads,
-      text.hidden_size % text.num_attention_heads === 0,
-      `a divisor of hidden_size ${text.hidden_size}`,
-    ],
-    [
-      "text_config.word_embed_proj_dim",
-      text.word_embed_proj_dim,
-      // Words are narrower than the language projection; transformers would cut its rows in the wrong places.
-      (text.word_embed_proj_dim ?? text.hidden_size) === text.hidden_size,
-      `hidden_size ${text.hidden_size}, the width of the soft prompt`,
-    ],
-    [
-      "text_config.tie_word_embeddings",
-      text["tie_word_embeddings"],
-      text["tie_word_embeddings"] !== false,
-      "true: the head is the word table",
-    ],
-  ];
-}
-
 /** What else a config may say that would change the numbers, and why it is refused. */
 function refusals(config: Blip2Config): string[] {
   const { vision_config: vision, qformer_config: qformer, text_config: text } = config;
-  const isDecoderOnly = text.model_type === "opt";
-  const rules: readonly Rule[] = [
+  const family = familyOf(text);
+  const isDecoderOnly = family.kind === "decoder-only";
+  const rules: readonly ConfigRule[] = [
     [
       "quantization_config",
       config["quantization_config"],
@@ -106,7 +79,7 @@ function refusals(config: Blip2Config): string[] {
       qformer.hidden_size % qformer.num_attention_heads === 0,
       `a divisor of hidden_size ${qformer.hidden_size}`,
     ],
-    ...(isDecoderOnly ? optRules(text) : []),
+    ...family.rules(text).map(([key, ...rest]): ConfigRule => [`text_config.${key}`, ...rest]),
   ];
   return rules.flatMap(([key, value, fits, required]) =>
     fits ? [] : [`${key} is ${JSON.stringify(value)}: ${required} is required`],
@@ -115,7 +88,7 @@ function refusals(config: Blip2Config): string[] {
 
 const remedies: Readonly<Record<string, string>> = {
   model_type: '"blip-2" is required',
-  "text_config.model_type": '"opt" or "t5" is required',
+  "text_config.model_type": `${familyNames.map((name) => JSON.stringify(name)).join(" or ")} is required`,
 };
 
 /**
@@ -150,7 +123,7 @@ export function blip2Config(json: unknown, where = "config.json"): Blip2Config {
 export interface Blip2Parts {
   readonly vision: VisionEncoder;
   readonly bridge: SecondStage;
-  readonly languageModel: Opt | T5;
+  readonly languageModel: LanguageModel;
 }
 
 /**
@@ -162,16 +135,16 @@ export function unreadTensors({
   vision_config: vision,
 }: Blip2Config): (name: string) => boolean {
   const prefix = "language_model.";
-  const isCopy = text.model_type === "opt" ? (name: string) => name === "lm_head.weight" : isUnreadT5Tensor;
+  const { isUnread } = familyOf(text);
   return (name) =>
     name.endsWith(".position_ids") ||
     isUnusedVisionTensor(vision, name) ||
-    (name.startsWith(prefix) && isCopy(name.slice(prefix.length)));
+    (name.startsWith(prefix) && isUnread(name.slice(prefix.length)));
 }
 
 /**
  * Declares all weights of the checkpoint in `parameters`.
- * @param stored says which tensors the checkpoint has: see `T5`.
+ * @param stored says which tensors the checkpoint has: see `LanguageFamily.build`.
  */
 export function buildBlip2(
   config: Blip2Config,
@@ -180,18 +153,16 @@ export function buildBlip2(
 ): Blip2Parts {
   const root = parameters.scope();
   const { text_config: text } = config;
-  const language = root.at("language_model");
-  return {
-    vision: visionEncoder(config.vision_config, parameters),
-    bridge: new SecondStage(
-      {
-        qformer: config.qformer_config,
-        visionNormEpsilon: bridgeNormEpsilon(config.vision_config),
-        queryCount: config.num_query_tokens,
-        languageSize: text.model_type === "opt" ? text.hidden_size : text.d_model,
-      },
-      root,
-    ),
-    languageModel: text.model_type === "opt" ? new Opt(text, language) : new T5(text, language, stored),
-  };
+  const vision = visionEncoder(config.vision_config, parameters);
+  const languageModel = familyOf(text).build(text, root.at("language_model"), stored);
+  const bridge = new SecondStage(
+    {
+      qformer: config.qformer_config,
+      visionNormEpsilon: bridgeNormEpsilon(config.vision_config),
+      queryCount: config.num_query_tokens,
+      languageSize: languageModel.embeddingSize,
+    },
+    root,
+  );
+  return { vision, bridge, languageModel };
 }

@@ -20,7 +20,9 @@ const built = path.join(root, "node_modules", ".cache", "blip2-engine");
 /** Builds the engine as users get it: the other tests run its worker from source. */
 function build(): void {
   const tsc = path.join(root, "node_modules", "typescript", "bin", "tsc");
-  const sources = ["index.ts", "node.ts", "session-worker.ts"].map((file) => path.join(root, "src", "engine", file));
+  const sources = ["index.ts", "node.ts", "session-worker.ts"].map((file) =>
+    path.join(root, "src", "engine", file),
+  );
   const options = [
     "--ignoreConfig",
     "--module",
