@@ -21,21 +21,10 @@ import {
   parseHeaderLength,
   type TensorEntry,
 } from "./safetensors-header.js";
+import type { LazyTensor, TensorFile } from "./tensor-file.js";
 
 export type { TensorEntry } from "./safetensors-header.js";
-
-/** The tensors of a checkpoint on disk. */
-export interface TensorFile {
-  /** The opened file (for a sharded checkpoint, its index). */
-  readonly path: string;
-  /** Where each tensor lies, by name. */
-  readonly tensors: ReadonlyMap<string, TensorEntry>;
-  readonly metadata: Readonly<Record<string, string>>;
-  /** Reads one tensor. Throws `UserError` for an unknown name or if the file shrank since it was opened. */
-  read(name: string): Promise<HostTensor>;
-  /** Reads the named tensors (default: all), in file order. */
-  readAll(names?: Iterable<string>): Promise<Map<string, HostTensor>>;
-}
+export type { LazyTensor, TensorFile } from "./tensor-file.js";
 
 /**
  * Opens a `.safetensors` file, or a sharded checkpoint by its `.safetensors.index.json`, and checks the whole header.
@@ -120,13 +109,6 @@ export function typedArray(dtype: DType, buffer: ArrayBuffer): TypedArray {
     case "bool":
       return new Uint8Array(buffer);
   }
-}
-
-/** A tensor whose numbers are fetched when they are needed. */
-export interface LazyTensor {
-  readonly dtype: DType;
-  readonly dims: readonly number[];
-  read(): Promise<HostTensor>;
 }
 
 /** Called after each tensor that was written. */

@@ -5,7 +5,8 @@ import type { HostTensor } from "../host-tensor.js";
 import { mustStayInside } from "../files/inside-folder.js";
 import { readJsonObject } from "../files/json-file.js";
 import { quoted } from "../quoted.js";
-import type { TensorEntry, TensorFile } from "./safetensors.js";
+import type { TensorEntry } from "./safetensors-header.js";
+import type { TensorFile } from "./tensor-file.js";
 
 /**
  * Opens the checkpoint whose index is `path`; `extension` is that of its shards, and `open` opens one of them.

@@ -1,8 +1,7 @@
 /** What every op declares beside its builder: how it is written as ONNX, and how gradients pass it. */
-import type { HostTensor, StoredTensor } from "../../host-tensor.js";
-import type { Shape } from "../dims.js";
+import type { DType, HostTensor, StoredTensor } from "../../host-tensor.js";
+import type { Dim, Shape } from "../dims.js";
 import type { Node, OpName, Tensor } from "../graph.js";
-import type * as Ops from "../ops.js";
 
 /** An ONNX attribute value; a whole number is an INT, `{ float }` a FLOAT. */
 export type OnnxAttribute =
@@ -59,7 +58,47 @@ export interface GradientContext<K extends OpName> {
   readonly upstream: Tensor;
   readonly wants: readonly boolean[];
   /** The op builders, handed in so that op files need not import each other in a circle. */
-  readonly ops: typeof Ops;
+  readonly ops: GradientOps;
+}
+
+type Binary = (a: Tensor | number, b: Tensor | number) => Tensor;
+type Unary = (x: Tensor) => Tensor;
+type Reshaping = (x: Tensor, shape: Shape) => Tensor;
+interface ProductOptions {
+  readonly transA?: boolean;
+  readonly transB?: boolean;
+}
+
+/** The builders of `ops.ts` that gradients are made of. */
+export interface GradientOps {
+  readonly add: Binary;
+  readonly sub: Binary;
+  readonly mul: Binary;
+  readonly div: Binary;
+  readonly less: Binary;
+  readonly lessOrEqual: Binary;
+  readonly neg: Unary;
+  readonly exp: Unary;
+  readonly sigmoid: Unary;
+  readonly madeAgain: Unary;
+  readonly expand: Reshaping;
+  readonly reshape: Reshaping;
+  readonly sumTo: Reshaping;
+  cast(x: Tensor, to: DType): Tensor;
+  gatherLast(x: Tensor, ids: Tensor): Tensor;
+  gatherRows(table: Tensor, ids: Tensor): Tensor;
+  gemm(a: Tensor, b: Tensor, options?: ProductOptions, bias?: Tensor): Tensor;
+  matmul(a: Tensor, b: Tensor, options?: ProductOptions & { readonly alpha?: number }): Tensor;
+  multiplyDims(...dims: readonly Dim[]): Dim;
+  pad(x: Tensor, axis: number, before: Dim, after: Dim): Tensor;
+  reduceSum(x: Tensor, axes?: readonly number[], options?: { readonly keepDims?: boolean }): Tensor;
+  scatterAddLast(x: Tensor, values: Tensor, ids: Tensor): Tensor;
+  scatterAddRows(values: Tensor, ids: Tensor, rows: Dim): Tensor;
+  sizeOf(dim: Dim): Tensor;
+  slice(x: Tensor, axis: number, start: Dim, length: Dim): Tensor;
+  transpose(x: Tensor, permutation: readonly number[]): Tensor;
+  where(condition: Tensor, a: Tensor | number, b: Tensor | number): Tensor;
+  zeros(shape: Shape, dtype?: DType): Tensor;
 }
 
 export type RuleTable<K extends OpName> = { readonly [P in K]: OpRule<P> };

@@ -11,18 +11,12 @@ import { logSoftmax, type LogitProcessor } from "./logits.js";
 import { processorsOf } from "./processors.js";
 import {
   noToken,
+  type Contrastive,
   type Continuation,
   type GeneratedSequence,
   type Search,
   type SearchSettings,
 } from "./search.js";
-
-export interface Contrastive {
-  /** The weight of the resemblance, from 0 (greedy search) to 1. */
-  readonly penaltyAlpha: number;
-  /** How many tokens are tried. */
-  readonly topK: number;
-}
 
 interface Candidate {
   readonly token: number;

@@ -1,14 +1,10 @@
 /** The loop of generation: prompts in, token ids out, one step of the language model per token. */
 import { InterruptedError, UserError } from "../../errors.js";
+import { BeamSearch } from "./beam.js";
 import { ContrastiveSearch } from "./contrastive-search.js";
+import { GreedySearch } from "./greedy.js";
 import { SamplingSearch } from "./sampling.js";
-import {
-  BeamSearch,
-  GreedySearch,
-  type GeneratedSequence,
-  type Search,
-  type SearchSettings,
-} from "./search.js";
+import type { GeneratedSequence, Search, SearchSettings } from "./search.js";
 import type { Prompt, Stepper } from "./stepper.js";
 
 /**

@@ -9,20 +9,10 @@ import {
   noToken,
   type Continuation,
   type GeneratedSequence,
+  type Sampling,
   type Search,
   type SearchSettings,
 } from "./search.js";
-
-/** How tokens are drawn. */
-export interface Sampling {
-  /** Above 0; 1 for the model's own probabilities. */
-  readonly temperature: number;
-  /** Only the so many most likely ids; 0 for all. */
-  readonly topK: number;
-  /** Only the most likely ids that together have this probability; 1 for all. */
-  readonly topP: number;
-  readonly seed: number;
-}
 
 /** Uniform in [0, 1): the draw of one token. */
 export function tokenDraw(seed: number, sequence: number, place: number): number {

@@ -2,8 +2,9 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { generateTokens } from "../../../src/generation/search/generate.js";
 import { logSoftmax } from "../../../src/generation/search/logits.js";
-import { idAt, tokenDraw, type Sampling } from "../../../src/generation/search/sampling.js";
-import { BeamSearch } from "../../../src/generation/search/search.js";
+import { idAt, tokenDraw } from "../../../src/generation/search/sampling.js";
+import { BeamSearch } from "../../../src/generation/search/beam.js";
+import type { Sampling } from "../../../src/generation/search/search.js";
 import { FakeStepper, find, logitsOf, promptOf, usual } from "../fake-stepper.js";
 
 const plain: Sampling = { temperature: 1, topK: 0, topP: 1, seed: 0 };

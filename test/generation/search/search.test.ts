@@ -3,7 +3,9 @@ import { describe, expect, it } from "vitest";
 import { InternalError, InterruptedError } from "../../../src/errors.js";
 import { generateTokens, generationSteps } from "../../../src/generation/search/generate.js";
 import { logSoftmax } from "../../../src/generation/search/logits.js";
-import { BeamSearch, GreedySearch, type Search } from "../../../src/generation/search/search.js";
+import { BeamSearch } from "../../../src/generation/search/beam.js";
+import { GreedySearch } from "../../../src/generation/search/greedy.js";
+import type { Search } from "../../../src/generation/search/search.js";
 import { FakeStepper, find, logitsOf, promptOf, usual } from "../fake-stepper.js";
 
 describe("searching", () => {
