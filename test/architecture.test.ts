@@ -37,6 +37,8 @@ const foundation: readonly string[] = [
   "src/float16.ts",
   "src/random.ts",
   "src/quoted.ts",
+  "src/listed.ts",
+  "src/json.ts",
   "src/check-options.ts",
   "src/raw-tensors.ts",
 ];

@@ -24,15 +24,18 @@ const stage2 = (overrides: StageDefinition["overrides"]): StageDefinition => ({
 });
 
 /** What both families learn from; as in configs/scenes/stage2-statements.json. */
-const texts = { statementShare: 0.5, statements: 6, maxTextLength: 64, promptScale: 2.5 };
+const texts = {
+  statements: { share: 0.5, perRow: 6 },
+  maxTextLength: 64,
+  softPrompt: { limit: 2.5 },
+};
 const opt = { languageModel: "runs/language-model-statements/model", ...texts };
 /** A soft prompt larger than words, as this T5 needs it: docs/scenes.md says why. */
 const t5 = {
   languageModel: "runs/t5-condensed-longer/model",
-  statementForm: "dialogue",
   ...texts,
-  promptStart: 12,
-  promptScale: 30,
+  statements: { ...texts.statements, form: "dialogue" },
+  softPrompt: { start: 12, limit: 30 },
 };
 
 const bundled = [

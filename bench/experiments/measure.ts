@@ -2,7 +2,7 @@
 import { evaluateCaptions } from "../../src/evaluation/caption.js";
 import { evaluateRetrieval } from "../../src/evaluation/retrieval.js";
 import { Blip2 } from "../../src/generation/blip-2.js";
-import type { LogLine } from "../../src/training/run-folder.js";
+import type { LogLine } from "../../src/training/run-log.js";
 import type { TrainingHooks } from "../../src/training/trainer.js";
 import type { Given, Measured } from "./experiment.js";
 import { askQuestions } from "./vqa.js";

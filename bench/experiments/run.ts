@@ -12,10 +12,11 @@ import { readJsonObject } from "../../src/files/json-file.js";
 import { withLockFile } from "../../src/files/lock-file.js";
 import { InterruptedError, UserError } from "../../src/errors.js";
 import { retrievalConfig } from "../../src/models/blip-2-retrieval.js";
-import { readLog } from "../../src/training/run-folder.js";
-import { modelFolder, trainStage1, trainStage2 } from "../../src/recipes/run-stage.js";
-import { stage1ConfigSchema } from "../../src/recipes/stage-1.js";
-import { stage2ConfigSchema } from "../../src/recipes/stage-2/task.js";
+import { readLog } from "../../src/training/run-log.js";
+import { modelFolder, runRecipe } from "../../src/recipes/run.js";
+import { stage1, stage1ConfigSchema } from "../../src/recipes/stage-1.js";
+import { stage2ConfigSchema } from "../../src/recipes/stage-2/config.js";
+import { stage2 } from "../../src/recipes/stage-2/recipe.js";
 import {
   pieceName,
   piecesOf,
@@ -242,8 +243,8 @@ export class Runner {
       onProgress: this.progress(piece, stage),
       ...(stage === "stage2" && { modelEvery: measureEvery }),
     };
-    if (stage === "stage1") await trainStage1(stage1ConfigSchema.parse(config), options);
-    else await trainStage2(stage2ConfigSchema.parse(config), options);
+    if (stage === "stage1") await runRecipe(stage1, stage1ConfigSchema.parse(config), options);
+    else await runRecipe(stage2, stage2ConfigSchema.parse(config), options);
   }
 
   private async measureTraining(

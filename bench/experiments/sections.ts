@@ -72,8 +72,10 @@ function undecidedHeads(arms: readonly ArmData[]): string[] {
 function textsOf(arms: readonly ArmData[]): string {
   const shares = arms.flatMap((arm) => {
     if (arm.isEmpty) return [];
-    const { statementShare = 0 } = arm.config()["stage2"] as { readonly statementShare?: number };
-    return [statementShare];
+    const { statements } = arm.config()["stage2"] as {
+      readonly statements?: { readonly share?: number };
+    };
+    return [statements?.share ?? 0];
   });
   const [least, most] = [Math.min(...shares), Math.max(...shares)];
   if (most === 0) return "captions alone";

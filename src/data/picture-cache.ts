@@ -1,5 +1,5 @@
 /** Decoded and resized pictures kept in memory as 8-bit RGB, so that a training run decodes each once. */
-import { loadImage, type RgbImage } from "../images/load-image.js";
+import { loadImage, type ImageSource, type RgbImage } from "../images/load-image.js";
 import { resizeBicubic } from "../images/resize-bicubic.js";
 
 export class PictureCache {
@@ -8,13 +8,14 @@ export class PictureCache {
   /** @param side pixels per side after resizing */
   constructor(private readonly side: number) {}
 
-  get(file: string): Promise<RgbImage> {
-    let picture = this.known.get(file);
+  /** @param name tells the pictures of a data set apart */
+  get(image: ImageSource, name: string): Promise<RgbImage> {
+    let picture = this.known.get(name);
     if (picture === undefined) {
-      picture = loadImage(file).then((image) =>
-        resizeBicubic(image, { width: this.side, height: this.side }),
+      picture = loadImage(image).then((decoded) =>
+        resizeBicubic(decoded, { width: this.side, height: this.side }),
       );
-      this.known.set(file, picture);
+      this.known.set(name, picture);
     }
     return picture;
   }

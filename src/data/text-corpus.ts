@@ -2,6 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { z } from "zod";
 import { UserError } from "../errors.js";
+import { checkJson, parseJson } from "../json.js";
 
 const recordSchema = z.object({
   description: z.string().min(1),
@@ -23,17 +24,7 @@ export async function readTextCorpus(path: string): Promise<readonly DescribedSc
   const lines = text.split("\n").filter((line) => line !== "");
   if (lines.length === 0) throw new UserError(`${path} is empty: a text corpus needs at least one line`);
   return lines.map((line, index) => {
-    let value: unknown;
-    try {
-      value = JSON.parse(line);
-    } catch (cause) {
-      throw new UserError(`${path}, line ${index + 1}: not JSON`, { cause });
-    }
-    const parsed = recordSchema.safeParse(value);
-    if (!parsed.success) {
-      const { path: key, message } = parsed.error.issues[0]!;
-      throw new UserError(`${path}, line ${index + 1}: ${key.join(".")}: ${message}`);
-    }
-    return parsed.data;
+    const where = `${path}, line ${index + 1}`;
+    return checkJson(parseJson(line, where), recordSchema, where);
   });
 }

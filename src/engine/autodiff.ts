@@ -100,8 +100,24 @@ export function gradients(loss: Tensor, targets: readonly Tensor[]): readonly Te
 
 /** The trainable parameters that `roots` depend on, by name, in the order of first use. */
 export function trainableParameters(roots: readonly Tensor[]): ReadonlyMap<string, Tensor> {
+  return parametersAmong(topologicalOrder(roots));
+}
+
+/** Of those of `loss`, the ones that its gradient reaches. */
+export function learntParameters(loss: Tensor): ReadonlyMap<string, Tensor> {
+  const order = topologicalOrder([loss]);
+  const reached = new Set<Node>([loss.node]);
+  for (const node of order.toReversed()) {
+    const isEnd = node.kind === "stopGradient" || typeof opTable[node.kind].gradient === "string";
+    if (!reached.has(node) || isEnd) continue;
+    for (const child of node.inputs) reached.add(child.node);
+  }
+  return parametersAmong(order.filter((node) => reached.has(node)));
+}
+
+function parametersAmong(order: readonly Node[]): ReadonlyMap<string, Tensor> {
   const found = new Map<string, Tensor>();
-  for (const node of topologicalOrder(roots)) {
+  for (const node of order) {
     if (node.kind !== "parameter") continue;
     const { name } = (node as Node<"parameter">).attributes;
     const tensor = node.outputs[0]!;

@@ -1,5 +1,5 @@
 /** The engine's surface for the layers above. */
-export { gradients, trainableParameters } from "./autodiff.js";
+export { gradients, learntParameters, trainableParameters } from "./autodiff.js";
 export * from "./dims.js";
 export { emit, type FrozenWeights, type Weights } from "./emit.js";
 export { constant, expectShape, frozen, input, integer, parameter, scalar, Tensor } from "./graph.js";

@@ -1,7 +1,9 @@
-/** Captioning a split of a scenes folder, and judging the captions. */
-import { readCaptionSet } from "../data/caption-set.js";
-import { readScenes, readWorld } from "../data/scenes/read.js";
+/** Captioning a split of a data set, and judging the captions: by the exact scenes where the folder has them. */
+import { firstOf, sliceOf } from "../data/dataset.js";
+import { openData } from "../data/open-data.js";
+import { findWorld, readScenes } from "../data/scenes/read.js";
 import { UserError } from "../errors.js";
+import type { ImageSource } from "../images/load-image.js";
 import type { TrainingHooks } from "../training/trainer.js";
 import { descriptionsOf, type Given } from "./given.js";
 import { captionQuality, type CaptionedScene, type CaptionQuality } from "./caption-quality.js";
@@ -9,7 +11,7 @@ import { captionQuality, type CaptionedScene, type CaptionQuality } from "./capt
 /** What writes captions: `Blip2`, or a test's stand-in. */
 export interface Captioner {
   generateBatch(options: {
-    readonly images: readonly string[];
+    readonly images: readonly ImageSource[];
     readonly prompt?: string | undefined;
     readonly numBeams?: number | undefined;
     readonly numReturnSequences?: number | undefined;
@@ -35,14 +37,14 @@ type Candidates = Written & { readonly sequences?: readonly Written[] };
 export interface Ranker {
   /** The nearest first. */
   rankTexts(
-    image: string,
+    image: ImageSource,
     texts: readonly string[],
     options: { readonly signal?: AbortSignal | undefined },
   ): Promise<readonly { readonly index: number }[]>;
 }
 
 export interface CaptionEvaluation extends Pick<TrainingHooks, "signal" | "onProgress"> {
-  /** A folder made by `blip2 scenes`. */
+  /** A place that `openData` knows. */
   readonly data: string;
   readonly split: string;
   /** Only the first pictures of the split. */
@@ -63,8 +65,15 @@ export interface CaptionPrediction {
   readonly caption: string;
   readonly logProbability: number;
   readonly references: readonly string[];
-  /** Whether everything in it is right. */
+  /** Whether everything in it is right, as far as that is known: by the scene, else by being one of the references. */
   readonly exact: boolean;
+}
+
+/** What can be said of captions without knowing what is in the pictures. */
+export interface ReferenceQuality {
+  readonly images: number;
+  /** Captions that are one of the references, word for word. */
+  readonly referenceExact: number;
 }
 
 const picturesAtOnce = 16;
@@ -72,26 +81,29 @@ const picturesAtOnce = 16;
 export async function evaluateCaptions(
   model: Captioner,
   evaluation: CaptionEvaluation,
-): Promise<{ readonly quality: CaptionQuality; readonly predictions: readonly CaptionPrediction[] }> {
+): Promise<{
+  readonly quality: CaptionQuality | ReferenceQuality;
+  readonly predictions: readonly CaptionPrediction[];
+}> {
   const { data, split, limit, prompt, beams, ranking, given = "picture", signal, onProgress } = evaluation;
   if (ranking !== undefined && given !== "picture") {
     throw new UserError(`captions given ${given} cannot be ranked by how near they are to a picture`);
   }
-  const { held_out: heldOut = [] } = await readWorld(data);
-  const scenes = await readScenes(data, split);
-  const pictures = (await readCaptionSet(data, split)).slice(0, limit);
+  const world = await findWorld(data);
+  const scenes = world && (await readScenes(data, split));
+  const pictures = firstOf(await openData(data, split).captions(), limit);
   const descriptions =
     given === "description" &&
     (await descriptionsOf(
-      pictures.map(({ id }) => id),
+      (await sliceOf(pictures, 0, pictures.length)).map(({ id }) => id),
       data,
       split,
     ));
   const judged: CaptionedScene[] = [];
   const predictions: CaptionPrediction[] = [];
   for (let from = 0; from < pictures.length; from += picturesAtOnce) {
-    const part = pictures.slice(from, from + picturesAtOnce);
-    const images = part.map(({ file }) => file);
+    const part = await sliceOf(pictures, from, from + picturesAtOnce);
+    const images = part.map(({ image }) => image);
     const width = beams ?? ranking?.candidates;
     const search = {
       ...(width !== undefined && { numBeams: width }),
@@ -110,23 +122,30 @@ export async function evaluateCaptions(
             ...(descriptions && { descriptions: part.map(({ id }) => descriptions.get(id)!) }),
             ...search,
           });
-    for (const [i, { id, file, captions }] of part.entries()) {
-      const scene = scenes.get(id);
-      if (scene === undefined)
-        throw new UserError(`${data}/scenes_${split}.json does not hold picture ${id} (${file})`);
+    for (const [i, { id, image, name, captions: references }] of part.entries()) {
       const written = generated[i]!.sequences ?? [generated[i]!];
-      const { text: caption, logProbability } = await chosen(file, written, ranking?.ranker, signal);
+      const { text: caption, logProbability } = await chosen(image, written, ranking?.ranker, signal);
+      const prediction = { image: name, caption, logProbability, references };
+      if (scenes === undefined) {
+        predictions.push({ ...prediction, exact: references.some((text) => text.trim() === caption) });
+        continue;
+      }
+      const scene = scenes.get(id as number);
+      if (scene === undefined)
+        throw new UserError(`${data}/scenes_${split}.json does not hold picture ${id} (${name})`);
       judged.push({ caption, scene });
       const exact = captionQuality([{ caption, scene }]).captionExact === 1;
-      predictions.push({ image: file, caption, logProbability, references: captions, exact });
+      predictions.push({ ...prediction, exact });
     }
     onProgress?.({ step: from + part.length, total: pictures.length, detail: "captions" });
   }
-  return { quality: captionQuality(judged, heldOut), predictions };
+  if (world !== undefined) return { quality: captionQuality(judged, world.held_out), predictions };
+  const right = predictions.filter(({ exact }) => exact).length;
+  return { quality: { images: predictions.length, referenceExact: right / predictions.length }, predictions };
 }
 
 async function chosen(
-  image: string,
+  image: ImageSource,
   written: readonly Written[],
   ranker: Ranker | undefined,
   signal: AbortSignal | undefined,

@@ -12,13 +12,13 @@ export type Given = "picture" | "nothing" | "description";
  * from, and the same each time. Throws a `UserError` where `scenes_<split>.json` lacks one of them.
  */
 export async function descriptionsOf(
-  ids: Iterable<number>,
+  ids: Iterable<number | string>,
   data: string,
   split: string,
-): Promise<ReadonlyMap<number, string>> {
+): Promise<ReadonlyMap<number | string, string>> {
   const scenes = await readScenes(data, split);
   const wanted = [...new Set(ids)];
-  const missing = wanted.filter((id) => !scenes.has(id));
+  const missing = wanted.filter((id) => !scenes.has(id as number));
   if (missing.length > 0) {
     throw new UserError(
       `${data}/scenes_${split}.json: ${missing.length} pictures have no scene to describe: ` +
@@ -28,7 +28,7 @@ export async function descriptionsOf(
   return new Map(
     wanted.map((id) => {
       // Records hold plain strings; describing them writes them down and nothing more.
-      const scene = scenes.get(id) as Pick<Scene, "background" | "objects">;
+      const scene = scenes.get(id as number) as Pick<Scene, "background" | "objects">;
       return [id, `${describe(scene, new Random("vqa", split, id))} .`];
     }),
   );

@@ -4,7 +4,8 @@
  */
 import { join } from "node:path";
 import { readModelFolder } from "../checkpoints/model-folder.js";
-import { readCaptionSet } from "../data/caption-set.js";
+import { firstOf, sliceOf } from "../data/dataset.js";
+import { openData } from "../data/open-data.js";
 import { input } from "../engine/index.js";
 import { openDevice } from "../engine/node.js";
 import { float32Tensor } from "../host-tensor.js";
@@ -39,9 +40,10 @@ const pairsAtOnce = 256;
  */
 export async function evaluateRetrieval(options: RetrievalEvaluation): Promise<Record<string, number>> {
   const { model, data, split, limit, captions, rerank, precision, threads, signal, onProgress } = options;
-  const pictures = (await readCaptionSet(data, split)).slice(0, limit).map((picture) => ({
-    file: picture.file,
-    captions: picture.captions.slice(0, captions),
+  const set = firstOf(await openData(data, split).captions(), limit);
+  const pictures = (await sliceOf(set, 0, set.length)).map(({ image, captions: all }) => ({
+    image,
+    captions: all.slice(0, captions),
   }));
   const texts = pictures.flatMap((picture) => picture.captions);
   const { qformer_config: qformer } = retrievalConfig(
@@ -59,7 +61,7 @@ export async function evaluateRetrieval(options: RetrievalEvaluation): Promise<R
   for (const part of parts(pictures, picturesAtOnce)) {
     images.push(
       ...(await retriever.encodeImages(
-        part.map(({ file }) => file),
+        part.map(({ image }) => image),
         { signal },
       )),
     );

@@ -1,16 +1,22 @@
 /** Retrieval and matching of a folder that stage 1 wrote. */
 import { join } from "node:path";
 import { z } from "zod";
-import { readCaptionSet } from "../data/caption-set.js";
+import { readModelFolder } from "../checkpoints/model-folder.js";
+import { firstOf } from "../data/dataset.js";
+import { openData } from "../data/open-data.js";
 import { openDevice } from "../engine/node.js";
 import { UserError } from "../errors.js";
+import { checkJson } from "../json.js";
+import { openFrozenVision } from "../loading/frozen-vision.js";
+import { FirstStage } from "../models/blip-2-bridge.js";
 import { qFormerConfigSchema } from "../models/q-former.js";
+import { bridgeNormEpsilon } from "../models/vision/vision-encoder.js";
 import { Parameters } from "../nn/parameters.js";
 import { loadTokenizer } from "../text/tokenizer.js";
-import { ImageFeatures, readFrozenVision } from "../training/image-features.js";
-import { firstStageOf, stage1Measure } from "../recipes/stage-1.js";
+import { openFeatures } from "../training/image-features.js";
 import { putWeights } from "./load-weights.js";
 import type { EvaluationOptions } from "./options.js";
+import { stage1Measure } from "./stage-1-measure.js";
 
 const configSchema = z.looseObject({
   model_type: z.literal("blip-2"),
@@ -29,42 +35,37 @@ export interface Stage1Evaluation extends EvaluationOptions {
 /** The measures that training takes, on up to 1,000 pairs. Image features are cached beside the data. */
 export async function evaluateStage1(options: Stage1Evaluation): Promise<Record<string, number>> {
   const { model, data, split, limit, threads } = options;
-  const vision = await readFrozenVision(model);
-  const { config: json, weights } = vision.folder;
-  const parsed = configSchema.safeParse(json);
-  if (!parsed.success) {
-    const { path, message } = parsed.error.issues[0]!;
-    throw new UserError(
-      `${join(model, "config.json")}: ${path.join(".")}: ${message}; a folder that stage 1 wrote is required`,
-    );
-  }
+  const folder = await readModelFolder(model);
+  const vision = openFrozenVision(folder);
+  const { weights } = folder;
+  const where = `${join(model, "config.json")} is none that stage 1 wrote`;
+  const config = checkJson(folder.config, configSchema, where);
   const classes = weights.tensors.get("itm_head.weight")?.dims[0];
   if (classes === undefined)
     throw new UserError(`${model}: has no itm_head.weight; a folder that stage 1 wrote is required`);
-  const {
-    qformer_config: qformer,
-    num_query_tokens: queries,
-    image_text_hidden_size: sharedSize,
-  } = parsed.data;
-  const shape = {
-    queries,
-    sharedSize,
-    maxTextLength,
-    matching: classes === 1 ? ("one-logit" as const) : ("two-class" as const),
-  };
-  const pictures = (await readCaptionSet(data, split)).slice(0, limit);
+  const pictures = firstOf(await openData(data, split).captions(), limit);
   const tokenizer = await loadTokenizer(model);
   const parameters = new Parameters(() => true);
-  const stage = firstStageOf(shape, qformer, vision, parameters);
+  const stage = new FirstStage(
+    {
+      qformer: config.qformer_config,
+      visionNormEpsilon: bridgeNormEpsilon(vision.config),
+      queryCount: config.num_query_tokens,
+      sharedSize: config.image_text_hidden_size,
+      matchingClasses: classes === 1 ? 1 : 2,
+    },
+    parameters.scope(),
+  );
 
   await using device = openDevice({ threads });
   const names = [...weights.tensors.keys()].filter((name) => parameters.shapes.has(name));
   await putWeights(device, parameters, await weights.readAll(names), model);
-  const features = await ImageFeatures.of(vision, data, pictures, device, options);
+  const stores = { ...options, device, folder: join(data, "features"), brokenPictures: 0 };
+  const features = await openFeatures(vision, pictures, stores);
   try {
-    const [, positions, width] = features.dims;
-    const measure = await stage1Measure(device, stage, parameters, tokenizer, shape, [positions, width]);
-    return { pairs: Math.min(pictures.length, 1000), ...(await measure({ pictures, features }, options)) };
+    const setup = { device, model: stage, parameters, tokenizer, split, features, maxTextLength };
+    const measure = await stage1Measure({ ...setup, pictures: features.pictures });
+    return { pairs: Math.min(pictures.length, 1000), ...(await measure(options)) };
   } finally {
     await features.close();
   }

@@ -2,19 +2,21 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { readModelFolder } from "../checkpoints/model-folder.js";
-import { readFrozenVision } from "../training/image-features.js";
-import { readCaptionSet } from "../data/caption-set.js";
+import { firstOf } from "../data/dataset.js";
+import { openData } from "../data/open-data.js";
 import { PictureCache } from "../data/picture-cache.js";
 import { openDevice } from "../engine/node.js";
-import { UserError } from "../errors.js";
+import { checkJson } from "../json.js";
+import { openFrozenVision } from "../loading/frozen-vision.js";
+import { ContrastiveTowers } from "../models/contrastive-towers.js";
 import { preprocessConfig } from "../images/preprocess.js";
 import { blip2VisionConfigSchema } from "../models/vision/blip-2-vision.js";
 import { optConfigSchema } from "../models/language/opt.js";
 import { Parameters } from "../nn/parameters.js";
 import { loadTokenizer } from "../text/tokenizer.js";
-import { ContrastiveTowers, retrievalMeasure, retrievalPool } from "../recipes/scenes-parts/vision.js";
 import type { EvaluationOptions } from "./options.js";
 import { putWeights } from "./load-weights.js";
+import { retrievalMeasure, retrievalPool } from "./towers-measure.js";
 
 const towersSchema = z.looseObject({
   vision_config: blip2VisionConfigSchema,
@@ -31,20 +33,20 @@ export interface VisionEvaluation extends EvaluationOptions {
 /** Recall@1 both ways in pools of 256 pictures, or of all of them if they are fewer. */
 export async function evaluateVision(options: VisionEvaluation): Promise<Record<string, number>> {
   const { model, towers, data, split, limit, threads } = options;
-  const { folder: vision, weights: encoder } = await readFrozenVision(model);
+  const { folder: vision, file: encoder } = openFrozenVision(await readModelFolder(model));
   const rest = await readModelFolder(towers);
-  const parsed = towersSchema.safeParse(rest.config);
-  if (!parsed.success)
-    throw new UserError(
-      `${towers} does not hold the towers of a vision training: ${parsed.error.issues[0]!.message}`,
-    );
-  const { vision_config: config, text_config: text, shared_size: sharedSize } = parsed.data;
+  const where = `${join(towers, "config.json")} is none of the towers of a vision training`;
+  const {
+    vision_config: config,
+    text_config: text,
+    shared_size: sharedSize,
+  } = checkJson(rest.config, towersSchema, where);
   const preprocessing = preprocessConfig(vision.preprocessor ?? {}, join(model, "preprocessor_config.json"));
   const tokenizer = await loadTokenizer(towers);
-  const pictures = (await readCaptionSet(data, split)).slice(0, limit);
+  const pictures = firstOf(await openData(data, split).captions(), limit);
 
   // The model keeps the blocks that BLIP-2 uses; the last one and its norm are with the towers.
-  const weights = new Map(encoder);
+  const weights = await encoder.readAll();
   for (const [name, value] of await rest.weights.readAll()) weights.set(name, value);
   const parameters = new Parameters(() => true);
   const declared = new ContrastiveTowers(config, text, sharedSize, parameters);

@@ -4,7 +4,8 @@
  * says without the picture (its prior), and with a written description of what the picture shows (the ceiling that a soft
  * prompt could reach).
  */
-import { readPicturesOf, readQuestionSet, type PictureQuestion } from "../data/question-set.js";
+import type { PictureQuestion } from "../data/formats/vqa.js";
+import { openData } from "../data/open-data.js";
 import { answerSettings, questionPrompt, type Asked } from "../generation/questions.js";
 import type { GenerateSettings } from "../generation/options.js";
 import type { TrainingHooks } from "../training/trainer.js";
@@ -72,7 +73,7 @@ class AskingPictures<View extends AsyncDisposable> implements Asking {
   /** @param files by picture id */
   constructor(
     private readonly model: Answerer<View>,
-    private readonly files: ReadonlyMap<number, string>,
+    private readonly files: ReadonlyMap<number | string, string>,
   ) {}
 
   async ask(
@@ -103,7 +104,7 @@ class AskingPictures<View extends AsyncDisposable> implements Asking {
 /** Asks without pictures. */
 function askingText(
   model: Pick<Answerer, "generateWithoutPicture">,
-  descriptions?: ReadonlyMap<number, string>,
+  descriptions?: ReadonlyMap<number | string, string>,
 ): Asking {
   return {
     ask: (part, prompts, settings) =>
@@ -125,7 +126,7 @@ function byPicture(questions: readonly PictureQuestion[]): readonly PictureQuest
 
 /**
  * The measures of `accuracies`, with `given: "nothing"` those of `constantAccuracies` too, and how many `questions` about how many
- * `images` were asked. See `readQuestionSet` and `readPicturesOf` for errors.
+ * `images` were asked. See `openData` for errors.
  */
 export async function evaluateVqa<View extends AsyncDisposable>(
   model: Answerer<View>,
@@ -133,11 +134,12 @@ export async function evaluateVqa<View extends AsyncDisposable>(
 ): Promise<{ readonly measures: Record<string, number>; readonly predictions: readonly VqaPrediction[] }> {
   const { data, split, limit, beams, given = "picture", signal, onProgress } = options;
   const { promptFormat = model.questionFormat, answerAfter } = options;
-  const questions = byPicture((await readQuestionSet(data, split)).slice(0, limit));
+  const asked = openData(data, split);
+  const questions = byPicture(await asked.questions(limit));
   const usual = answerSettings(model, { answerAfter });
   const settings = { ...usual, ...(beams !== undefined && { numBeams: beams }), signal };
   const askings: { readonly [G in Given]: () => Promise<Asking> } = {
-    picture: async () => new AskingPictures(model, await readPicturesOf(questions, data, split)),
+    picture: async () => new AskingPictures(model, await asked.picturesOf(questions)),
     nothing: () => Promise.resolve(askingText(model)),
     description: async () =>
       askingText(

@@ -15,7 +15,7 @@ const lookEvery = 200; // ms
 
 export interface LockOptions {
   readonly signal?: AbortSignal | undefined;
-  /** Called once if another process holds the lock. */
+  /** Called once if another process holds the lock; what it throws ends the wait. */
   readonly onWait?: () => void;
   /** Untouched for so long, a lock is abandoned. Milliseconds. */
   readonly abandonedAfter?: number;
@@ -27,16 +27,22 @@ export async function withLockFile<T>(
   work: () => Promise<T>,
   options: LockOptions = {},
 ): Promise<T> {
+  await using _held = await holdLockFile(path, options);
+  return await work();
+}
+
+/** Holds the lock file until it is disposed of. */
+export async function holdLockFile(path: string, options: LockOptions = {}): Promise<AsyncDisposable> {
   const mine = await acquire(path, options);
   const touch = (): void => void utimes(path, new Date(), new Date()).catch(() => undefined);
   const timer = setInterval(touch, touchEvery);
   timer.unref();
-  try {
-    return await work();
-  } finally {
-    clearInterval(timer);
-    if ((await look(path))?.content === mine) await rm(path, { force: true });
-  }
+  return {
+    async [Symbol.asyncDispose]() {
+      clearInterval(timer);
+      if ((await look(path))?.content === mine) await rm(path, { force: true });
+    },
+  };
 }
 
 async function acquire(

@@ -18,10 +18,13 @@ export type FeatureDims = readonly [pictures: number, positions: number, width: 
 
 export interface FeatureSource {
   readonly dims: FeatureDims;
-  /** Features of the pictures from `from` to `to`: float32 [to - from, P, D_img]. */
+  /**
+   * Features of the pictures from `from` to `to`: float32 [to - from, P, D_img]. A picture that has none gets a row of NaN, and is
+   * counted as broken.
+   */
   compute(from: number, to: number): Promise<Float32Array>;
   /** Names a picture in errors. */
-  nameOf(picture: number): string;
+  nameOf(picture: number): Promise<string>;
 }
 
 export interface FillHooks {
@@ -39,6 +42,7 @@ const mostOpenFiles = 32;
 const indexSchema = z.strictObject({
   dims: z.tuple([z.int().positive(), z.int().positive(), z.int().positive()]),
   picturesPerPart: z.int().positive(),
+  broken: z.array(z.int().nonnegative()),
 });
 
 const partName = (part: number): string => `${String(part).padStart(6, "0")}.safetensors`;
@@ -63,6 +67,8 @@ export class FeatureStore {
     private readonly folder: string,
     readonly dims: FeatureDims,
     private readonly picturesPerPart: number,
+    /** Places of pictures that have no features. */
+    readonly broken: readonly number[],
   ) {}
 
   /** The complete store in `folder`, if there is one. Throws a `UserError` if what is there is something else. */
@@ -82,7 +88,7 @@ export class FeatureStore {
     const parsed = indexSchema.safeParse(json);
     if (!parsed.success)
       throw new UserError(`${path}: is not the index of a feature store; delete the folder`);
-    return new FeatureStore(folder, parsed.data.dims, parsed.data.picturesPerPart);
+    return new FeatureStore(folder, parsed.data.dims, parsed.data.picturesPerPart, parsed.data.broken);
   }
 
   /**
@@ -118,7 +124,7 @@ export class FeatureStore {
             const { halves, overflow } = float32ToHalf(values);
             if (overflow >= 0)
               throw new UserError(
-                `the image encoder gives values beyond float16 for ${source.nameOf(from + Math.floor(overflow / size))}`,
+                `the image encoder gives values beyond float16 for ${await source.nameOf(from + Math.floor(overflow / size))}`,
               );
             await write("features", new Uint8Array(halves.buffer, halves.byteOffset, halves.byteLength));
             onPictures?.(to);
@@ -126,8 +132,9 @@ export class FeatureStore {
         });
       } else onPictures?.(end);
     }
-    await writeFileAtomic(join(folder, indexName), `${JSON.stringify({ dims, picturesPerPart })}\n`);
-    return new FeatureStore(folder, dims, picturesPerPart);
+    const broken = await new FeatureStore(folder, dims, picturesPerPart, []).findBroken();
+    await writeFileAtomic(join(folder, indexName), `${JSON.stringify({ dims, picturesPerPart, broken })}\n`);
+    return new FeatureStore(folder, dims, picturesPerPart, broken);
   }
 
   /** Features of pictures by place: float32 [B, P, D_img]. */
@@ -152,6 +159,26 @@ export class FeatureStore {
         throw new UserError(`${join(this.folder, partName(part))}: is truncated; delete the folder`);
     }
     return float32Tensor(halfToFloat32(halves), [places.length, positions, width]);
+  }
+
+  /** The places whose rows begin with NaN. */
+  private async findBroken(): Promise<number[]> {
+    const [count, positions, width] = this.dims;
+    const broken: number[] = [];
+    const first = new Uint8Array(2);
+    try {
+      for (let place = 0; place < count; place++) {
+        const part = Math.floor(place / this.picturesPerPart);
+        const { file, offset } = await this.opened(part);
+        const row = place - part * this.picturesPerPart;
+        await file.read(first, 0, 2, offset + row * positions * width * 2);
+        const bits = first[0]! | (first[1]! << 8);
+        if ((bits & 0x7fff) > 0x7c00) broken.push(place);
+      }
+    } finally {
+      await this.close();
+    }
+    return broken;
   }
 
   private async opened(part: number): Promise<OpenPart> {

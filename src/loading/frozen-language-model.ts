@@ -29,6 +29,8 @@ export interface FrozenLanguageModel {
   readonly family: LanguageFamily;
   /** All that it consists of, under `language_model.`. */
   readonly file: TensorFile;
+  /** What of that a graph reads. */
+  readonly names: readonly string[];
   /** Of no graph: its sizes. */
   readonly model: LanguageModel;
   /** The model in the graph of `parameters`, where it is `language_model`. */
@@ -77,6 +79,7 @@ export async function openFrozenLanguageModel(
     config,
     family,
     file,
+    names: [...shapes.keys()],
     model,
     build,
     async weights() {

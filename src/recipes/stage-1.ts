@@ -3,24 +3,41 @@
  * features and captions; the result is a folder in the layout of `Blip2ForImageTextRetrieval`.
  */
 import { z } from "zod";
-import type { CaptionedPicture } from "../data/caption-set.js";
-import { Random } from "../random.js";
+import { readModelFolder, writeModelFolder } from "../checkpoints/model-folder.js";
+import type { LazyTensor } from "../checkpoints/tensor-file.js";
+import { lazyTensors } from "../checkpoints/tensor-views.js";
+import { samplesOf, type CaptionedPicture, type Dataset } from "../data/dataset.js";
 import { ShuffledPasses } from "../data/shuffle.js";
-import { input, ops, type Device, type HostTensors } from "../engine/index.js";
+import { input, ops, type Device } from "../engine/index.js";
 import { UserError } from "../errors.js";
+import { pairedTexts, stage1Measure } from "../evaluation/stage-1-measure.js";
 import type { HostTensor } from "../host-tensor.js";
+import { openFrozenVision, type FrozenVision } from "../loading/frozen-vision.js";
 import { FirstStage } from "../models/blip-2-bridge.js";
 import { qFormerConfigSchema, type QFormerConfig } from "../models/q-former.js";
 import { bridgeNormEpsilon } from "../models/vision/vision-encoder.js";
 import { Dropout } from "../nn/dropout.js";
 import { initialise } from "../nn/initialise.js";
 import { Parameters } from "../nn/parameters.js";
-import { maxOverQueries } from "../objectives/contrastive.js";
 import { stage1Losses } from "../objectives/stage-1.js";
-import type { TextTokenizer } from "../text/tokenizer.js";
+import { Random } from "../random.js";
+import { bertTokenizerFiles } from "../text/bert-tokenizer.js";
+import { buildWordPieceTokenizer } from "../text/build-wordpiece.js";
+import { tokenizerFrom, type TextTokenizer } from "../text/tokenizer.js";
+import type { FeatureSet } from "../training/image-features.js";
+import { storedPictures } from "../training/picture-side.js";
+import { stepSeed } from "../training/step-seed.js";
+import { equalParts, trainerKeys, type Task } from "../training/trainer.js";
 import { startFromBert } from "./bert-start.js";
-import type { FrozenVision, ImageFeatures } from "../training/image-features.js";
-import { equalParts, trainerKeys, weightSlots, type Task, type TrainingHooks } from "../training/trainer.js";
+import {
+  checkContrast,
+  featureKeys,
+  mustDivide,
+  openPictures,
+  openSplitFeatures,
+  pictureKeys,
+} from "./picture-data.js";
+import { defineRecipe } from "./recipe.js";
 
 /** Sizes of a Q-Former; what follows from the image encoder and the tokenizer is not repeated. */
 const qFormerKeys = {
@@ -36,9 +53,9 @@ const qFormerKeys = {
 
 export const stage1ConfigSchema = z
   .strictObject({
-    /** A folder with captions_train.json, captions_test.json and their pictures. */
-    data: z.string(),
-    /** Folder of the frozen image encoder. */
+    ...pictureKeys,
+    ...featureKeys,
+    /** The frozen image encoder: a folder, or a name on the hub; alone, or inside a BLIP-2. */
     vision: z.string(),
     qformer: z.strictObject(qFormerKeys),
     queries: z.int().positive().default(32),
@@ -58,13 +75,16 @@ export const stage1ConfigSchema = z
     gatheredGradient: z.boolean().default(false),
     ...trainerKeys,
   })
-  .refine(...equalParts);
+  .refine(...equalParts)
+  .superRefine(({ qformer: { hidden_size: width, num_attention_heads: heads } }, context) =>
+    mustDivide(context, ["qformer"], [width, "hidden_size"], [heads, "num_attention_heads"]),
+  );
 
 export type Stage1Config = z.infer<typeof stage1ConfigSchema>;
 
 export function qFormerConfigOf(
   config: Stage1Config,
-  vision: FrozenVision,
+  vision: Pick<FrozenVision, "config">,
   tokenizer: TextTokenizer,
 ): QFormerConfig {
   return qFormerConfigSchema.parse({
@@ -75,39 +95,41 @@ export function qFormerConfigOf(
   });
 }
 
-/** Pictures with captions and where their features are. */
-export interface FeatureSet {
-  readonly pictures: readonly CaptionedPicture[];
-  readonly features: ImageFeatures;
+export interface Stage1Setup {
+  readonly device: Device;
+  readonly config: Stage1Config;
+  readonly vision: Pick<FrozenVision, "config">;
+  readonly tokenizer: TextTokenizer;
+  readonly train: FeatureSet;
+  readonly validation: FeatureSet;
 }
 
-export interface Stage1Task extends Task {
-  readonly qformer: QFormerConfig;
-}
-
-export async function stage1Task(
-  device: Device,
-  config: Stage1Config,
-  vision: FrozenVision,
-  tokenizer: TextTokenizer,
-  train: FeatureSet,
-  test: FeatureSet,
-): Promise<Stage1Task> {
+/** The task of stage 1. Nothing frozen is in its graph: the image encoder's features are fed. */
+export async function stage1Task({
+  device,
+  config,
+  vision,
+  tokenizer,
+  train,
+  validation,
+}: Stage1Setup): Promise<Task> {
   const qformer = qFormerConfigOf(config, vision, tokenizer);
   if (config.maxTextLength > qformer.max_position_embeddings) {
     throw new UserError(
       `maxTextLength is ${config.maxTextLength}, more than qformer.max_position_embeddings, which is ${qformer.max_position_embeddings}`,
     );
   }
+  const isCompared = config.objectives.some((name) => name !== "itg");
+  if (isCompared) checkContrast(config, train.pictures.length);
   const parameters = new Parameters(() => true);
   const model = firstStageOf(config, qformer, vision, parameters);
   const size = config.batchSize / config.accumulate;
-  const [, positions, width] = train.features.dims;
+  const pictures = storedPictures(train);
   const seed = input("seed", "uint64", []);
   const { loss, itmAccuracy, ...parts } = stage1Losses(
     model,
     {
-      features: input("features", "float32", [size, positions, width]),
+      features: pictures.features(size),
       ids: input("ids", "int64", [size, "T"]),
       mask: input("mask", "int64", [size, "T"]),
     },
@@ -121,10 +143,12 @@ export async function stage1Task(
       dropout: new Dropout(seed),
     },
   );
-  const passes = new ShuffledPasses(train.pictures.length, config.seed);
-  const measure = await stage1Measure(device, model, parameters, tokenizer, config, [positions, width]);
+  // Pairs of one picture in a part would be each other's wrong examples: a pass gives whole parts only, as the reference's loader does.
+  const passes = new ShuffledPasses(train.pictures.length, config.seed, isCompared ? size : 1);
+  const { maxTextLength } = config;
+  const watched = { split: config.splits.validation, pictures: validation.pictures, features: validation };
+  const evaluate = await stage1Measure({ device, model, parameters, tokenizer, maxTextLength, ...watched });
   return {
-    qformer,
     parameters,
     weights: new Map(),
     start: await stage1Start(parameters, config),
@@ -136,19 +160,23 @@ export async function stage1Task(
       temperature: ops.mul(model.temperature, 1),
     },
     batch: async (step, part) => {
-      const places = Array.from({ length: size }, (_, i) => step * config.batchSize + part * size + i);
-      const chosen = places.map((position) => ({
-        place: passes.at(position).item,
-        random: new Random("caption", config.seed, position),
-      }));
-      const captions = chosen.map(({ place, random }) => random.pick(train.pictures[place]!.captions));
+      const chosen = Array.from({ length: size }, (_, i) => {
+        const position = step * config.batchSize + part * size + i;
+        return {
+          place: passes.at(position).item,
+          random: new Random("caption", config.seed, position),
+        };
+      });
+      const captions = await Promise.all(
+        chosen.map(async ({ place, random }) => random.pick((await train.pictures.at(place)).captions)),
+      );
       return {
-        features: await train.features.rows(chosen.map(({ place }) => place)),
-        ...textFeeds(tokenizer, captions, config.maxTextLength),
+        ...(await pictures.feeds(chosen.map(({ place }) => place))),
+        ...pairedTexts(tokenizer, captions, maxTextLength),
         seed: stepSeed(config.seed, step, part),
       };
     },
-    evaluate: () => measure(test),
+    evaluate: () => evaluate(),
   };
 }
 
@@ -178,147 +206,64 @@ export function firstStageOf(
   );
 }
 
-/** ids and mask, int64 [B, T]. */
-function textFeeds(tokenizer: TextTokenizer, texts: readonly string[], truncate: number): HostTensors {
-  const { inputIds, attentionMask } = tokenizer.encodeBatch(texts, { side: "right", truncate });
-  return { ids: inputIds, mask: attentionMask };
-}
+export const stage1 = defineRecipe<Stage1Config>({
+  name: "stage1",
+  schema: stage1ConfigSchema,
+  places: { data: "data", features: "made", vision: "model", "start.bert": "model" },
 
-/** The seed of a step's random draws: a function of the run's seed, the step and the part. */
-export function stepSeed(seed: number, step: number, part: number): HostTensors[string] {
-  const value = (BigInt(seed) << 40n) ^ (BigInt(step) << 8n) ^ BigInt(part);
-  return { dtype: "uint64", dims: [], data: BigUint64Array.of(BigInt.asUintN(64, value)) };
-}
-
-type Stage1Measure = (test: FeatureSet, hooks?: TrainingHooks) => Promise<Record<string, number>>;
-
-/** Pairs that are measured, and how many run at once. */
-const measuredPairs = 1000;
-const pairsAtOnce = 50;
-
-/**
- * On up to 1,000 test pairs (each picture with its first caption): recall@1 of the contrastive
- * similarity both ways, and the share of right matching decisions on the true pairs, on pairs with the
- * text of another picture, and on pairs with the most similar wrong text. A caption that two pictures share
- * is right for both.
- */
-export async function stage1Measure(
-  device: Device,
-  model: FirstStage,
-  parameters: Parameters,
-  tokenizer: TextTokenizer,
-  config: Pick<Stage1Config, "queries" | "sharedSize" | "matching" | "maxTextLength">,
-  [positions, width]: readonly [number, number],
-): Promise<Stage1Measure> {
-  const residentInputs = weightSlots(parameters);
-  const features = input("features", "float32", ["B", positions, width]);
-  const ids = input("ids", "int64", ["B", "T"]);
-  const mask = input("mask", "int64", ["B", "T"]);
-  const image = model.branch.imageKeyValues(features);
-  const images = await device.compile(
-    { rows: model.imageEmbeds(model.branch.queries("B", image).lastHiddenState) },
-    { residentInputs },
-  );
-  const texts = await device.compile({ rows: model.textEmbeds(ids, mask) }, { residentInputs });
-  const { logits } = model.matching(image, ids, mask);
-  const isMatch =
-    config.matching === "two-class"
-      ? ops.cast(ops.argmax(logits), "float32")
-      : ops.where(ops.less(0, ops.reshape(logits, ["B"])), 1, 0);
-  const matching = await device.compile({ matched: isMatch }, { residentInputs });
-  const comparison = await device.compile({
-    // [texts, images]
-    similarity: maxOverQueries(
-      input("text_rows", "float32", ["N", config.sharedSize]),
-      input("image_rows", "float32", ["M", config.queries, config.sharedSize]),
-    ),
-  });
-
-  return async ({ pictures, features: cache }, { signal, onProgress } = {}) => {
-    const count = Math.min(measuredPairs, pictures.length);
-    const captions = pictures.slice(0, count).map((picture) => picture.captions[0]!);
-    const imageRows = new Float32Array(count * config.queries * config.sharedSize);
-    const textRows = new Float32Array(count * config.sharedSize);
-    for (let from = 0; from < count; from += pairsAtOnce) {
-      const places = range(from, Math.min(count, from + pairsAtOnce));
-      const image = await images.run({ features: await cache.rows(places) }, { signal });
-      onProgress?.({ step: from + places.length, total: count, detail: "pairs" });
-      imageRows.set(image["rows"]!.data as Float32Array, from * config.queries * config.sharedSize);
-      const text = await texts.run(
-        textFeeds(
-          tokenizer,
-          places.map((place) => captions[place]!),
-          config.maxTextLength,
-        ),
-      );
-      textRows.set(text["rows"]!.data as Float32Array, from * config.sharedSize);
-    }
-    const { similarity } = await comparison.run({
-      text_rows: { dtype: "float32", dims: [count, config.sharedSize], data: textRows },
-      image_rows: { dtype: "float32", dims: [count, config.queries, config.sharedSize], data: imageRows },
-    });
-    const score = (text: number, picture: number): number =>
-      (similarity!.data as Float32Array)[text * count + picture]!;
-    const all = range(0, count);
-    const best = (candidates: readonly number[], value: (candidate: number) => number): number =>
-      candidates.reduce(
-        (top, candidate) => (value(candidate) > value(top) ? candidate : top),
-        candidates[0]!,
-      );
-    const same = (a: number, b: number): boolean => captions[a] === captions[b];
-    const textToImage =
-      all.filter((text) =>
-        same(
-          text,
-          best(all, (picture) => score(text, picture)),
-        ),
-      ).length / count;
-    const imageToText =
-      all.filter((picture) =>
-        same(
-          picture,
-          best(all, (text) => score(text, picture)),
-        ),
-      ).length / count;
-
-    const decide = async (textOf: (picture: number) => number, wanted: number): Promise<number> => {
-      let right = 0;
-      for (let from = 0; from < count; from += pairsAtOnce) {
-        const places = range(from, Math.min(count, from + pairsAtOnce));
-        const feeds = textFeeds(
-          tokenizer,
-          places.map((place) => captions[textOf(place)]!),
-          config.maxTextLength,
-        );
-        const { matched } = await matching.run({ features: await cache.rows(places), ...feeds }, { signal });
-        right += (matched!.data as Float32Array).reduce((sum, value) => sum + Number(value === wanted), 0);
-      }
-      return right / count;
-    };
-    const recalls = {
-      "test itc image to text recall@1": imageToText,
-      "test itc text to image recall@1": textToImage,
-    };
-    // Where all captions are the same there is no wrong one to decide about.
-    if (captions.every((caption) => caption === captions[0])) return recalls;
-    const hardest = all.map((picture) =>
-      best(
-        all.filter((text) => !same(text, picture)),
-        (text) => score(text, picture),
-      ),
-    );
-    const other = all
-      .map((picture) => all.find((step) => step > 0 && !same((picture + step) % count, picture))!)
-      .map((step, picture) => (picture + step) % count);
-    const onTrue = await decide((picture) => picture, 1);
-    const onOther = await decide((picture) => other[picture]!, 0);
-    const onHardest = await decide((picture) => hardest[picture]!, 0);
+  async prepare(config, hooks) {
+    const pictures = await openPictures(config, hooks);
+    const vision = openFrozenVision(await readModelFolder(config.vision), { onNotice: hooks.log });
+    const files =
+      config.start === undefined
+        ? buildWordPieceTokenizer(await allCaptions(pictures.train))
+        : await bertTokenizerFiles(config.start.bert);
+    const tokenizer = tokenizerFrom(files);
     return {
-      ...recalls,
-      "test itm accuracy": (onTrue + onOther) / 2,
-      "test itm accuracy, hardest negatives": (onTrue + onHardest) / 2,
+      data: pictures.digests,
+      async task(device) {
+        const features = await openSplitFeatures(device, config, vision, pictures, hooks);
+        try {
+          return {
+            ...(await stage1Task({ device, config, vision, tokenizer, ...features })),
+            close: features.close,
+          };
+        } catch (error) {
+          await features.close();
+          throw error;
+        }
+      },
+      write: (model, weights) =>
+        writeModelFolder(model, {
+          config: {
+            architectures: ["Blip2ForImageTextRetrieval"],
+            model_type: "blip-2",
+            vision_config: vision.config,
+            qformer_config: qFormerConfigOf(config, vision, tokenizer),
+            // Python's class asks for a language model's config even where it has none.
+            text_config: {
+              model_type: "opt",
+              vocab_size: 8,
+              hidden_size: 8,
+              num_hidden_layers: 1,
+              ffn_dim: 8,
+              num_attention_heads: 1,
+            },
+            num_query_tokens: config.queries,
+            image_text_hidden_size: config.sharedSize,
+            image_token_index: null,
+            dtype: "float32",
+          },
+          tensors: new Map<string, HostTensor | LazyTensor>([...lazyTensors(vision.file), ...weights]),
+          dtype: "float16",
+          files: { ...files, "preprocessor_config.json": vision.folder.preprocessor ?? {} },
+        }),
     };
-  };
-}
+  },
+});
 
-const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);
+async function allCaptions(pictures: Dataset<CaptionedPicture>): Promise<string[]> {
+  const all: string[] = [];
+  for await (const { captions } of samplesOf(pictures)) all.push(...captions);
+  return all;
+}

@@ -4,6 +4,7 @@ import { UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
 import { contentOf, type JsonObject } from "./legacy-added-tokens.js";
 import { charsmapNormalizer } from "./precompiled-charsmap.js";
+import type { TokenizerFiles } from "./tokenizer-files.js";
 import { readTokenizerFolder } from "./tokenizer-folder.js";
 
 /** How `encodeBatch` makes rows of equal length. */
@@ -53,6 +54,10 @@ export async function loadTokenizer(folder: string): Promise<TextTokenizer> {
   const { json, config, where } = await readTokenizerFolder(folder);
   return createTokenizer(json, config, where);
 }
+
+/** The tokenizer of files that were built here or read for another folder. */
+export const tokenizerFrom = (files: TokenizerFiles): TextTokenizer =>
+  createTokenizer(files["tokenizer.json"], files["tokenizer_config.json"]);
 
 /** A tokenizer from the two parsed files; `where` names the first one in errors. */
 export function createTokenizer(

@@ -17,7 +17,7 @@ import {
   text,
   type Scale,
 } from "./drawing.js";
-import { readLog, type LogLine } from "./run-folder.js";
+import { readLog, type LogLine } from "./run-log.js";
 
 interface Point {
   readonly step: number;

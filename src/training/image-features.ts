@@ -1,149 +1,166 @@
 /**
- * Features of the frozen image encoder, computed once per picture and kept on disk as float16: both stages
- * of BLIP-2 train on them, pass after pass. The cache lies beside the data, under a name that holds a hash
- * of the encoder's weights and of the list of pictures.
+ * Features of the frozen image encoder, computed once per picture and kept on disk: both stages of BLIP-2 train on them, pass after
+ * pass. A store is for one encoder, one way of preparing pictures and one list of pictures as they are now: whatever changes of these, another
+ * store is made.
  */
 import { createHash } from "node:crypto";
-import { open, readFile, stat, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
-import { halfToFloat32, float32ToHalf } from "../float16.js";
-import { readModelFolder, type ModelFolder } from "../checkpoints/model-folder.js";
-import { openSafetensors, writeSafetensors } from "../checkpoints/safetensors.js";
-import type { CaptionedPicture } from "../data/caption-set.js";
-import { input, type Device, type Weights } from "../engine/index.js";
+import { samplesAt, samplesOf, stampOf, type CaptionedPicture, type Dataset } from "../data/dataset.js";
+import type { Device } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
-import { float32Tensor, type HostTensor } from "../host-tensor.js";
-import { loadImage } from "../images/load-image.js";
-import { preprocess, preprocessConfig } from "../images/preprocess.js";
+import type { HostTensor } from "../host-tensor.js";
+import { loadImage, type RgbImage } from "../images/load-image.js";
+import { preprocessConfig, type PreprocessConfig } from "../images/preprocess.js";
+import { listedNames } from "../listed.js";
+import { featureBytes, FeatureStore, type FeatureDims } from "../loading/feature-store.js";
+import type { FrozenVision } from "../loading/frozen-vision.js";
+import { visionEncoder } from "../models/vision/vision-encoder.js";
 import { Parameters } from "../nn/parameters.js";
-import { parseVisionConfig, visionEncoder, type VisionConfig } from "../models/vision/vision-encoder.js";
+import { encodedPictures } from "./picture-side.js";
 import type { TrainingHooks } from "./trainer.js";
 
-/** A frozen encoder as read from its folder. */
-export interface FrozenVision {
-  readonly folder: ModelFolder;
-  readonly config: VisionConfig;
-  /** All of the folder's vision weights, under `vision_model.`. */
-  readonly weights: Weights;
-  readonly hash: string;
+/** Pictures with where their features are; places count the pictures that could be read. */
+export interface FeatureSet {
+  readonly pictures: Dataset<CaptionedPicture>;
+  readonly dims: FeatureDims;
+  /** float32 [B, P, D_img] */
+  rows(places: readonly number[]): Promise<HostTensor>;
+  close(): Promise<void>;
 }
 
-/** Reads a folder that holds a vision model, alone or inside a BLIP-2 model. */
-export async function readFrozenVision(path: string): Promise<FrozenVision> {
-  const folder = await readModelFolder(path);
-  const config = parseVisionConfig(
-    folder.config["vision_config"] ?? folder.config,
-    join(path, "config.json"),
-  );
-  const names = [...folder.weights.tensors.keys()];
-  // `Blip2VisionModel` saved alone has no prefix.
-  const prefix = names.some((name) => name.startsWith("vision_model.")) ? "" : "vision_model.";
-  const wanted = names.filter((name) => prefix !== "" || name.startsWith("vision_model."));
-  const tensors = await folder.weights.readAll(wanted);
-  const weights = new Map([...tensors].map(([name, value]) => [prefix + name, value]));
-  const hash = createHash("sha256").update(JSON.stringify(config));
-  for (const [name, value] of [...weights].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    // Features are taken before the last norm, which the bridge trains: both stages share one cache.
-    if (name.startsWith("vision_model.post_layernorm.")) continue;
-    hash.update(name).update(new Uint8Array(value.data.buffer, value.data.byteOffset, value.data.byteLength));
-  }
-  return { folder, config, weights, hash: hash.digest("hex").slice(0, 16) };
+export interface FeatureOptions extends TrainingHooks {
+  readonly device: Device;
+  /** Where stores are kept, each in a folder of its own. */
+  readonly folder: string;
+  /** The largest share of pictures that may be broken; they are named, and left out. */
+  readonly brokenPictures: number;
 }
 
-export class ImageFeatures {
-  private constructor(
-    private readonly file: FileHandle,
-    private readonly offset: number,
-    /** [N, P, D_img] */
-    readonly dims: readonly [number, number, number],
-  ) {}
+const picturesAtOnce = 64;
 
-  /** Opens the cache of `pictures`, or makes it. */
-  static async of(
-    vision: FrozenVision,
-    data: string,
-    pictures: readonly CaptionedPicture[],
-    device: Device,
-    hooks: TrainingHooks = {},
-  ): Promise<ImageFeatures> {
-    const list = createHash("sha256").update(pictures.map(({ file }) => file.slice(data.length)).join("\n"));
-    for (const { file } of [pictures[0]!, pictures.at(-1)!]) list.update(await readFile(file));
-    const path = join(data, "features", `${vision.hash}-${list.digest("hex").slice(0, 16)}.safetensors`);
-    const isThere = await stat(path).then(
-      () => true,
-      () => false,
-    );
-    if (!isThere) await computeFeatures(path, vision, pictures, device, hooks);
-    const entry = (await openSafetensors(path)).tensors.get("features");
-    if (entry === undefined || entry.dims.length !== 3)
-      throw new UserError(`${path} is not a feature cache: delete it`);
-    return new ImageFeatures(
-      await open(path),
-      entry.offset,
-      entry.dims as unknown as readonly [number, number, number],
-    );
-  }
-
-  /** Features of pictures by place: float32 [B, P, D_img]. */
-  async rows(places: readonly number[]): Promise<HostTensor> {
-    const [, positions, width] = this.dims;
-    const size = positions * width;
-    const halves = new Uint16Array(places.length * size);
-    for (const [row, place] of places.entries()) {
-      const target = new Uint8Array(halves.buffer, row * size * 2, size * 2);
-      await this.file.read(target, 0, target.length, this.offset + place * size * 2);
-    }
-    return float32Tensor(halfToFloat32(halves), [places.length, positions, width]);
-  }
-
-  async close(): Promise<void> {
-    await this.file.close();
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
-  }
-}
-
-async function computeFeatures(
-  path: string,
+/**
+ * Opens the store of these pictures, or makes it, going on where an earlier try stopped. Throws a `UserError` that names the pictures which
+ * cannot be read if they are more than the share that may be.
+ */
+export async function openFeatures(
   vision: FrozenVision,
-  pictures: readonly CaptionedPicture[],
-  device: Device,
-  hooks: TrainingHooks,
-): Promise<void> {
-  const parameters = new Parameters(() => false);
-  const encoder = visionEncoder(vision.config, parameters);
-  const side = vision.config.image_size;
-  const program = await device.compile(
-    { features: encoder.features(input("pixel_values", "float32", ["B", 3, side, side])) },
-    { weights: vision.weights },
-  );
+  pictures: Dataset<CaptionedPicture>,
+  options: FeatureOptions,
+): Promise<FeatureSet> {
   const preprocessing = preprocessConfig(
     vision.folder.preprocessor ?? {},
     join(vision.folder.path, "preprocessor_config.json"),
   );
-  const size = encoder.positions * vision.config.hidden_size;
-  const all = new Uint16Array(pictures.length * size);
-  for (let from = 0; from < pictures.length; from += 64) {
-    if (hooks.signal?.aborted) throw new InterruptedError("stopped while image features were computed");
-    const part = pictures.slice(from, from + 64);
-    const images = await Promise.all(part.map(({ file }) => loadImage(file)));
-    const { features } = await program.run({ pixel_values: preprocess(images, preprocessing) });
-    const { halves, overflow } = float32ToHalf(features!.data as Float32Array);
-    if (overflow >= 0)
-      throw new UserError(
-        `the image encoder gives values beyond float16 for ${part[Math.floor(overflow / size)]!.file}`,
-      );
-    all.set(halves, from * size);
-    hooks.onProgress?.({ step: from + part.length, total: pictures.length, detail: "image features" });
+  const folder = join(options.folder, await keyOf(vision, preprocessing, pictures));
+  const store =
+    (await FeatureStore.find(folder)) ?? (await fill(folder, vision, preprocessing, pictures, options));
+  const { broken } = store;
+  try {
+    const names = broken.map(async (place) => (await pictures.at(place)).name);
+    refuseBroken(await Promise.all(names), pictures.length, options.brokenPictures);
+  } catch (error) {
+    await store.close();
+    throw error;
   }
-  await program.release();
-  await writeSafetensors(path, {
-    features: {
-      dtype: "float16",
-      dims: [pictures.length, encoder.positions, vision.config.hidden_size],
-      data: all,
-    },
-  });
+  if (broken.length === 0)
+    return { pictures, dims: store.dims, rows: (places) => store.rows(places), close: () => store.close() };
+  options.log?.(`${broken.length} of ${pictures.length} pictures cannot be read and are left out`);
+  const lost = new Set(broken);
+  const kept = Array.from({ length: pictures.length }, (_, place) => place).filter(
+    (place) => !lost.has(place),
+  );
+  return {
+    pictures: samplesAt(pictures, kept),
+    dims: [kept.length, store.dims[1], store.dims[2]],
+    rows: (places) => store.rows(places.map((place) => kept[place]!)),
+    close: () => store.close(),
+  };
+}
+
+/** Throws a `UserError` that names the broken pictures if they are all, or more than the share that may be. */
+export function refuseBroken(broken: readonly string[], count: number, allowed: number): void {
+  if (broken.length === 0 || (broken.length < count && broken.length / count <= allowed)) return;
+  throw new UserError(
+    `${broken.length} of ${count} pictures cannot be read, more than the share of ${allowed} that brokenPictures ` +
+      `allows: ${listedNames(broken)}; mend or remove them, or allow more`,
+  );
+}
+
+/** Names the store: a digest of all that its numbers follow from. */
+async function keyOf(
+  vision: FrozenVision,
+  { size, values }: PreprocessConfig,
+  pictures: Dataset<CaptionedPicture>,
+): Promise<string> {
+  const hash = createHash("sha256")
+    .update(await vision.hash())
+    .update(JSON.stringify(size ?? null));
+  for (const table of values) hash.update(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
+  for await (const { id, image } of samplesOf(pictures))
+    hash.update(JSON.stringify([id, await stampOf(image)]));
+  return hash.digest("hex").slice(0, 32);
+}
+
+async function fill(
+  folder: string,
+  vision: FrozenVision,
+  preprocessing: PreprocessConfig,
+  pictures: Dataset<CaptionedPicture>,
+  { device, signal, onProgress, log }: FeatureOptions,
+): Promise<FeatureStore> {
+  const encoder = visionEncoder(vision.config, new Parameters(() => false));
+  const size = encoder.positions * vision.config.hidden_size;
+  const dims: FeatureDims = [pictures.length, encoder.positions, vision.config.hidden_size];
+  const side = vision.config.image_size;
+  /** What could not be read in the batch under way. */
+  const broken = new Set<number>();
+  const load = async (place: number): Promise<RgbImage> => {
+    const { image, name } = await pictures.at(place);
+    try {
+      return await loadImage(image);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      log?.(error.message.includes(name) ? error.message : `${name}: ${error.message}`);
+      broken.add(place);
+      return { width: side, height: side, data: new Uint8Array(side * side * 3) };
+    }
+  };
+  const pixels = encodedPictures(encoder, preprocessing, load);
+  const program = await device.compile(
+    { features: pixels.features("B") },
+    { weights: await vision.weights() },
+  );
+  log?.(
+    `image features of ${pictures.length} pictures: ${dims[1]} x ${dims[2]} each, ${(featureBytes(dims) / 1e6).toFixed(1)} MB in ${folder}`,
+  );
+  try {
+    return await FeatureStore.make(
+      folder,
+      {
+        dims,
+        nameOf: async (place) => (await pictures.at(place)).name,
+        compute: async (from, to) => {
+          if (signal?.aborted) throw new InterruptedError("stopped while image features were computed");
+          broken.clear();
+          const places = Array.from({ length: to - from }, (_, i) => from + i);
+          const { features } = await program.run(await pixels.feeds(places), { signal });
+          const values = features!.data as Float32Array;
+          const odd = places.find((place, i) => !broken.has(place) && Number.isNaN(values[i * size]));
+          if (odd !== undefined)
+            throw new UserError(
+              `${vision.folder.path}: the image encoder gives what is not a number for ${(await pictures.at(odd)).name}; look at its weights`,
+            );
+          // Rows that are no numbers say which pictures could not be read, also to who goes on with this store later.
+          for (const place of broken) values.fill(NaN, (place - from) * size, (place - from + 1) * size);
+          return values;
+        },
+      },
+      {
+        atOnce: picturesAtOnce,
+        onPictures: (step) => onProgress?.({ step, total: pictures.length, detail: "image features" }),
+      },
+    );
+  } finally {
+    await program.release();
+  }
 }

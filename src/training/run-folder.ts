@@ -1,119 +1,125 @@
 /**
- * The folder of a run: `config.json` (what was asked for), `log.jsonl` (a line per logged step), and
- * `checkpoint.safetensors` (weights, moments and the step, one file replaced whole), from which the run
- * continues after any interruption.
+ * The folder of a run: `config.json` (what was asked for), `data.json` (what the data were), `log.jsonl`, and the checkpoints from which the run
+ * continues after any interruption. One process at a time works in it.
  */
-import { mkdir, readdir, readFile, truncate, appendFile, stat } from "node:fs/promises";
+import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { openSafetensors, writeSafetensors } from "../checkpoints/safetensors.js";
+import { UserError } from "../errors.js";
 import { writeFileAtomic } from "../files/atomic-write.js";
 import { readJsonObject } from "../files/json-file.js";
-import { UserError } from "../errors.js";
+import { holdLockFile } from "../files/lock-file.js";
 import type { HostTensor } from "../host-tensor.js";
+import { listedNames } from "../listed.js";
+import { readCheckpoint, writeCheckpoint, type RunCheckpoint } from "./checkpoint.js";
+import { appendLog, cutLog, type LogLine } from "./run-log.js";
 
-export interface RunCheckpoint {
-  /** Steps done. */
-  readonly step: number;
-  readonly tensors: ReadonlyMap<string, HostTensor>;
+export interface RunFolderOptions {
+  readonly resume: boolean;
+  /** Short digests of the data, by name. */
+  readonly data?: Readonly<Record<string, string>> | undefined;
+  /** Brings the configuration of an earlier start into the form of this one's. */
+  readonly normalise?: ((known: unknown) => unknown) | undefined;
+  /** Is told what the user should know. */
+  readonly log?: ((line: string) => void) | undefined;
 }
 
-export type LogLine = Readonly<Record<string, number | string>>;
-
-const checkpointName = "checkpoint.safetensors";
-const logName = "log.jsonl";
+const lockName = ".blip2-run.lock";
 
 export class RunFolder {
   private constructor(
     readonly path: string,
     /** What to continue from; absent in a new run. */
     readonly checkpoint: RunCheckpoint | undefined,
+    private readonly lock: AsyncDisposable,
   ) {}
 
   /**
    * Opens a run. A new run needs a folder that is missing or empty; `resume` needs one that holds a run
-   * with the same configuration (a killed run without a checkpoint yet starts again). Throws a `UserError`
-   * otherwise, and leaves the folder as it was.
+   * with the same configuration and the same data (a killed run without a checkpoint yet starts again). Throws a `UserError`
+   * otherwise, also while another process works there, and leaves the folder as it was.
    */
-  static async open(path: string, config: object, options: { readonly resume: boolean }): Promise<RunFolder> {
-    const text = `${JSON.stringify(config, null, 2)}\n`;
+  static async open(path: string, config: object, options: RunFolderOptions): Promise<RunFolder> {
+    const { resume, log } = options;
     const entries = await readdir(path).catch((error: NodeJS.ErrnoException): string[] => {
       if (error.code === "ENOENT") return [];
       throw new UserError(`${path} cannot be read as a run folder: ${error.message}`, { cause: error });
     });
     const holdsRun = entries.includes("config.json");
-    if (!options.resume) {
-      if (entries.length > 0) {
-        const what = holdsRun ? "holds another run" : "is not empty";
-        throw new UserError(
-          `${path} ${what}: name a new folder with --out, or continue that run with --resume`,
-        );
-      }
-      await mkdir(path, { recursive: true });
-      await writeFileAtomic(join(path, "config.json"), text);
-      return new RunFolder(path, undefined);
-    }
-    if (!holdsRun) throw new UserError(`${path} holds no run to resume: start one without --resume`);
-    const known = await readJsonObject(join(path, "config.json"));
-    if (JSON.stringify(known) !== JSON.stringify(JSON.parse(text))) {
-      const changed = changedKeys(known, JSON.parse(text) as Record<string, unknown>);
+    if (!resume && entries.some((name) => name !== lockName)) {
+      const what = holdsRun ? "holds another run" : "is not empty";
       throw new UserError(
-        `${path} was started with another configuration (${changed.join(", ")} differ): resume with the old one, or start a new run`,
+        `${path} ${what}: name a new folder with --out, or continue that run with --resume`,
       );
     }
-    const run = new RunFolder(path, await readCheckpoint(join(path, checkpointName)));
-    await run.forgetLogAfter(run.checkpoint?.step ?? 0);
-    return run;
+    if (resume && !holdsRun)
+      throw new UserError(`${path} holds no run to resume: start one without --resume`);
+    await mkdir(path, { recursive: true });
+    const lock = await holdLockFile(join(path, lockName), {
+      onWait: () => {
+        throw new UserError(
+          `${path}: another process trains in this folder; wait for it, or name a new folder with --out`,
+        );
+      },
+    });
+    try {
+      if (!resume) {
+        await writeFileAtomic(join(path, "config.json"), json(config));
+        await writeFileAtomic(join(path, "data.json"), json(options.data ?? {}));
+        return new RunFolder(path, undefined, lock);
+      }
+      await checkSame(path, config, options);
+      const checkpoint = await readCheckpoint(path, log);
+      if (checkpoint === undefined) log?.(`${path} holds no checkpoint: the run begins again at step 0`);
+      await cutLog(path, checkpoint?.step ?? 0, log);
+      return new RunFolder(path, checkpoint, lock);
+    } catch (error) {
+      await lock[Symbol.asyncDispose]();
+      throw error;
+    }
   }
 
-  async save(step: number, tensors: Readonly<Record<string, HostTensor>>): Promise<void> {
-    await writeSafetensors(join(this.path, checkpointName), tensors, { step: String(step) });
+  save(step: number, tensors: Readonly<Record<string, HostTensor>>): Promise<void> {
+    return writeCheckpoint(this.path, step, tensors);
   }
 
-  async log(line: LogLine): Promise<void> {
-    await appendFile(join(this.path, logName), `${JSON.stringify(line)}\n`);
+  log(line: LogLine): Promise<void> {
+    return appendLog(this.path, line);
   }
 
-  /** Drops lines that a resumed run will write again, and a half-written last one. */
-  private async forgetLogAfter(step: number): Promise<void> {
-    const kept = (await readLog(this.path)).filter((line) => Number(line["step"]) <= step);
-    const text = kept.map((line) => `${JSON.stringify(line)}\n`).join("");
-    const file = join(this.path, logName);
-    if (!(await isThere(file))) return;
-    await writeFileAtomic(file, text);
-    await truncate(file, Buffer.byteLength(text));
+  [Symbol.asyncDispose](): PromiseLike<void> {
+    return this.lock[Symbol.asyncDispose]();
   }
 }
 
-/** Every complete line of a run's log. */
-export async function readLog(run: string): Promise<readonly LogLine[]> {
-  const text = await readFile(join(run, logName), "utf8").catch(() => "");
-  return text
-    .slice(0, text.lastIndexOf("\n") + 1)
-    .split("\n")
-    .filter(Boolean)
-    .map((line) => JSON.parse(line) as LogLine);
+const json = (value: object): string => `${JSON.stringify(value, null, 2)}\n`;
+
+async function checkSame(
+  path: string,
+  config: object,
+  { data, normalise = (known) => known }: RunFolderOptions,
+): Promise<void> {
+  const wanted = JSON.parse(JSON.stringify(config)) as Record<string, unknown>;
+  const known = normalise(await readJsonObject(join(path, "config.json"))) as Record<string, unknown>;
+  const changed = changedKeys(known, wanted);
+  if (changed.length > 0) {
+    throw new UserError(
+      `${path} was started with another configuration (${listedNames(changed)} differ): resume with the old one, or start a new run`,
+    );
+  }
+  if (data === undefined) return;
+  const entries = await readdir(path);
+  // Runs of earlier versions did not write down what their data were.
+  const before = entries.includes("data.json") ? await readJsonObject(join(path, "data.json")) : data;
+  const others = changedKeys(before, data);
+  if (others.length > 0) {
+    throw new UserError(
+      `${path} was started with other data (${listedNames(others)} changed since): bring the old ones back, or start a new run, ` +
+        'which may begin with the weights of this one ("start")',
+    );
+  }
 }
 
-/** The checkpoint of an earlier run, if its folder holds one. */
-export const checkpointOf = (runFolder: string): Promise<RunCheckpoint | undefined> =>
-  readCheckpoint(join(runFolder, checkpointName));
-
-const isThere = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    () => false,
-  );
-
-async function readCheckpoint(path: string): Promise<RunCheckpoint | undefined> {
-  if (!(await isThere(path))) return undefined;
-  const file = await openSafetensors(path);
-  const step = Number(file.metadata["step"]);
-  if (!Number.isInteger(step))
-    throw new UserError(`${path} does not say which step it holds: it is not a checkpoint of a run`);
-  return { step, tensors: await file.readAll() };
-}
-
-function changedKeys(a: Record<string, unknown>, b: Record<string, unknown>): string[] {
+function changedKeys(a: Readonly<Record<string, unknown>>, b: Readonly<Record<string, unknown>>): string[] {
   const names = new Set([...Object.keys(a), ...Object.keys(b)]);
   return [...names].filter((name) => JSON.stringify(a[name]) !== JSON.stringify(b[name]));
 }

@@ -6,7 +6,7 @@ import type { HostTensor } from "../host-tensor.js";
 import { initialise } from "../nn/initialise.js";
 import type { Parameters } from "../nn/parameters.js";
 import { slots } from "./optimizer.js";
-import { checkpointOf } from "./run-folder.js";
+import { readCheckpoint } from "./checkpoint.js";
 
 /**
  * Weights before the first step. With `start`, those of an earlier run of the same sizes (moments begin anew): the
@@ -20,7 +20,7 @@ export async function startWeights(
 ): Promise<ReadonlyMap<string, HostTensor>> {
   if (start === undefined) return initialise(parameters.trainable, seed);
   const wanted = new Map(parameters.trainable.map(({ name, shape }) => [name, shape]));
-  const checkpoint = await checkpointOf(start);
+  const checkpoint = await readCheckpoint(start);
   if (checkpoint !== undefined) {
     const found = new Map<string, HostTensor>();
     for (const name of wanted.keys()) {

@@ -6,18 +6,19 @@
 import { z } from "zod";
 import {
   gradients,
-  trainableParameters,
+  learntParameters,
   type Device,
   type HostTensors,
   type Program,
   type Tensor,
-  type Weights,
+  type FrozenWeights,
 } from "../engine/index.js";
 import { InterruptedError, UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import type { DeclaredParameter, Parameters } from "../nn/parameters.js";
 import { AdamW, adamWSchema, slots, zeroMoments } from "./optimizer.js";
-import type { LogLine, RunFolder } from "./run-folder.js";
+import type { RunFolder } from "./run-folder.js";
+import type { LogLine } from "./run-log.js";
 import { learningRate, scheduleSchema } from "./schedule.js";
 
 /** The keys that every training configuration has. */
@@ -50,8 +51,8 @@ export type TrainerConfig = z.infer<z.ZodObject<typeof trainerKeys>>;
 /** What a stage brings: its graph, its data and its measures. */
 export interface Task {
   readonly parameters: Parameters;
-  /** Values of the frozen weights. */
-  readonly weights: Weights;
+  /** Values of the frozen weights, where they lie. */
+  readonly weights: FrozenWeights;
   /** Values of the trainable weights before the first step. */
   readonly start: ReadonlyMap<string, HostTensor>;
   readonly loss: Tensor;
@@ -61,6 +62,8 @@ export interface Task {
   batch(step: number, part: number): Promise<HostTensors>;
   /** Measures the weights as they stand in the device's slots. */
   evaluate(): Promise<Readonly<Record<string, number>>>;
+  /** Frees what its batches are read from, once the last one has been made. */
+  close?(): Promise<void>;
 }
 
 export interface TrainingHooks {
@@ -100,8 +103,8 @@ export async function train(
   hooks: TrainingHooks = {},
 ): Promise<TrainingResult> {
   const declared = task.parameters.trainable;
-  // An objective that is left out leaves its head unreached: such weights keep their start.
-  const reached = trainableParameters([task.loss]);
+  // An objective that is left out leaves its head without a gradient: such weights keep their start.
+  const reached = learntParameters(task.loss);
   const trainable = declared.filter(({ name }) => reached.has(name));
   const stateSlots = stateSlotsOf(declared, trainable);
   await device.put(startingState(task, trainable, run));
@@ -127,18 +130,17 @@ export async function train(
   let sums: Record<string, number> = {};
   let counted = 0;
   let clock = performance.now();
-  let next = step < end ? prepare(task, config, step) : undefined;
+  const following = new NextBatch((wanted) => prepare(task, config, wanted));
+  await using _following = following;
+  if (step < end) following.begin(step);
   while (step < end) {
     if (hooks.signal?.aborted) {
       await save();
       throw new InterruptedError(`stopped at step ${step}; continue with --resume`);
     }
-    const parts = await next!;
+    const parts = await following.take();
     // The next batch is made while the worker computes this one.
-    next = step + 1 < end ? prepare(task, config, step + 1) : undefined;
-    next?.catch(() => {
-      // Reported when it is awaited.
-    });
+    if (step + 1 < end) following.begin(step + 1);
     const metrics: Record<string, number> = {};
     for (const [part, feeds] of parts.entries()) {
       const results = await stepProgram.run(feeds, part === 0 ? {} : { residentOutputs: partSlots });
@@ -199,6 +201,33 @@ export async function train(
     if (step % config.checkpointEvery === 0 || isLast) await save();
   }
   return { step, weights: await currentWeights(device, declared), last };
+}
+
+/**
+ * The batch that is being made while the one before is computed. However the loop is left, it is waited for: what it reads from must not be
+ * closed under it, and nobody else would hear of its failure.
+ */
+class NextBatch implements AsyncDisposable {
+  private pending: Promise<readonly HostTensors[]> | undefined;
+
+  constructor(private readonly make: (step: number) => Promise<readonly HostTensors[]>) {}
+
+  begin(step: number): void {
+    this.pending = this.make(step);
+    this.pending.catch(() => {
+      // Reported when it is taken.
+    });
+  }
+
+  take(): Promise<readonly HostTensors[]> {
+    const taken = this.pending!;
+    this.pending = undefined;
+    return taken;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.pending?.catch(() => undefined);
+  }
 }
 
 async function currentWeights(

@@ -19,7 +19,7 @@ function source(asked: number[] = []): FeatureSource {
       );
       return Promise.resolve(Float32Array.from(values));
     },
-    nameOf: (picture) => `picture ${picture}`,
+    nameOf: (picture) => Promise.resolve(`picture ${picture}`),
   };
 }
 

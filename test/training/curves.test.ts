@@ -4,7 +4,7 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import { curvesSvg, writeCurves } from "../../src/training/curves.js";
-import type { LogLine } from "../../src/training/run-folder.js";
+import type { LogLine } from "../../src/training/run-log.js";
 
 let run: string;
 beforeEach(async () => {

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { openSafetensors } from "../../src/checkpoints/safetensors.js";
-import { readLog } from "../../src/training/run-folder.js";
+import { readLog } from "../../src/training/run-log.js";
 import { makeTinyWorld, type TinyWorld } from "./tiny-world.js";
 
 const main = fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url));

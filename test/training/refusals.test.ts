@@ -5,7 +5,7 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openSafetensors } from "../../src/checkpoints/safetensors.js";
-import { readLog } from "../../src/training/run-folder.js";
+import { readLog } from "../../src/training/run-log.js";
 import { blip2 } from "../cli/captured.js";
 import { makeTinyWorld, type Overrides, type StageName, type TinyWorld } from "./tiny-world.js";
 

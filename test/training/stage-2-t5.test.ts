@@ -12,7 +12,7 @@ import { Blip2 } from "../../src/index.js";
 import { loadTokenizer, type TextTokenizer } from "../../src/text/tokenizer.js";
 import { readFrozenLanguageModel } from "../../src/recipes/frozen-language-model.js";
 import { ImageFeatures, readFrozenVision } from "../../src/training/image-features.js";
-import { readLog } from "../../src/training/run-folder.js";
+import { readLog } from "../../src/training/run-log.js";
 import { stage2ConfigSchema, stage2Task } from "../../src/recipes/stage-2/task.js";
 import { ignoreIndex } from "../../src/objectives/cross-entropy.js";
 import { PrefixWriter, splitPoint } from "../../src/recipes/stage-2/encoder-decoder-text.js";

@@ -19,7 +19,8 @@ import {
   languageModelTask,
 } from "../../src/recipes/scenes-parts/language-model.js";
 import { slots } from "../../src/training/optimizer.js";
-import { readLog, RunFolder } from "../../src/training/run-folder.js";
+import { RunFolder } from "../../src/training/run-folder.js";
+import { readLog } from "../../src/training/run-log.js";
 import { stage1ConfigSchema, stage1Task } from "../../src/recipes/stage-1.js";
 import { stage2ConfigSchema, stage2Task } from "../../src/recipes/stage-2/task.js";
 import { train, type Task, type TrainerConfig } from "../../src/training/trainer.js";

@@ -7,7 +7,7 @@ import { T5, t5ConfigSchema } from "../../src/models/language/t5.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
 import { trainLanguageModel } from "../../src/recipes/run-stage.js";
-import { readLog } from "../../src/training/run-folder.js";
+import { readLog } from "../../src/training/run-log.js";
 import { t5LanguageModelConfigSchema } from "../../src/recipes/scenes-parts/t5-language-model.js";
 import { blip2 } from "../cli/captured.js";
 import { makeTinyWorld, type Overrides, type TinyWorld } from "./tiny-world.js";

@@ -4,18 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeScenes } from "../../src/data/scenes/index.js";
 import { InterruptedError } from "../../src/errors.js";
-import { languageModelConfigSchema } from "../../src/recipes/scenes-parts/language-model.js";
-import {
-  trainLanguageModel,
-  trainStage1,
-  trainStage2,
-  trainVision,
-  type RunOptions,
-  type StageResult,
-} from "../../src/recipes/run-stage.js";
-import { stage1ConfigSchema } from "../../src/recipes/stage-1.js";
-import { stage2ConfigSchema } from "../../src/recipes/stage-2/task.js";
-import { visionConfigSchema } from "../../src/recipes/scenes-parts/vision.js";
+import { recipeOf } from "../../src/recipes/index.js";
+import { runRecipe, type RunOptions, type RunResult } from "../../src/recipes/run.js";
+import { checkConfig } from "../../src/training/config-file.js";
 
 export const stageNames = ["language-model", "vision", "stage1", "stage2"] as const;
 export type StageName = (typeof stageNames)[number];
@@ -38,7 +29,7 @@ export interface TinyWorld {
     out: string,
     overrides?: Overrides,
     options?: Partial<RunOptions>,
-  ): Promise<StageResult>;
+  ): Promise<RunResult>;
   /** The same, stopped as by Ctrl-C once `steps` are done. */
   trainUntil(steps: number, stage: StageName, out: string, overrides?: Overrides): Promise<void>;
   remove(): Promise<void>;
@@ -105,19 +96,13 @@ export async function makeTinyWorld(): Promise<TinyWorld> {
     ...common,
     ...overrides,
   });
-  const train: TinyWorld["train"] = (stage, out, overrides, rest = {}) => {
+  const train: TinyWorld["train"] = async (stage, out, overrides, rest = {}) => {
     const options: RunOptions = { out: join(root, out), resume: false, threads: 1, ...rest };
+    const recipe = await recipeOf(stage);
     const json = config(stage, overrides);
-    switch (stage) {
-      case "language-model":
-        return trainLanguageModel(languageModelConfigSchema.parse(json), options);
-      case "vision":
-        return trainVision(visionConfigSchema.parse(json), options);
-      case "stage1":
-        return trainStage1(stage1ConfigSchema.parse(json), options);
-      case "stage2":
-        return trainStage2(stage2ConfigSchema.parse(json), options);
-    }
+    const { schema } = recipe;
+    const checked = checkConfig(stage, json, typeof schema === "function" ? schema(json) : schema);
+    return runRecipe(recipe, checked, options);
   };
   return {
     root,
@@ -132,7 +117,7 @@ export async function makeTinyWorld(): Promise<TinyWorld> {
     async trainUntil(steps, stage, out, overrides) {
       const controller = new AbortController();
       const onProgress: RunOptions["onProgress"] = ({ step, detail }) => {
-        if (detail !== "image features" && step === steps) controller.abort();
+        if (!["image features", "pictures"].includes(detail) && step === steps) controller.abort();
       };
       const stopped = await train(stage, out, overrides, { signal: controller.signal, onProgress }).catch(
         (error: unknown) => error,

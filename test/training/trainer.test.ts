@@ -8,7 +8,8 @@ import { input, ops, type HostTensors } from "../../src/engine/index.js";
 import { float32Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { Parameters, zeros } from "../../src/nn/parameters.js";
 import { slots } from "../../src/training/optimizer.js";
-import { readLog, RunFolder } from "../../src/training/run-folder.js";
+import { RunFolder } from "../../src/training/run-folder.js";
+import { readLog } from "../../src/training/run-log.js";
 import {
   train,
   trainerKeys,

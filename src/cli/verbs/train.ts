@@ -1,21 +1,23 @@
-import type { RunOptions, StageResult } from "../../recipes/run-stage.js";
+import type { RunOptions } from "../../recipes/run.js";
 import { InterruptedError } from "../../errors.js";
 import { defineVerb } from "../verb.js";
-
-const stages = ["language-model", "vision", "stage1", "stage2"] as const;
-type Stage = (typeof stages)[number];
 
 export const train = defineVerb({
   name: "train",
   summary: "train a frozen part, or a stage of BLIP-2",
   operands: {
     stage: {
-      choices: stages,
+      choices: ["language-model", "vision", "stage1", "stage2"],
       help: "what to train; stage1 needs a vision model, stage2 stage1 and a language model",
     },
   },
   options: {
-    config: { type: "string", value: "FILE", required: true, help: "what to train and how, as JSON" },
+    config: {
+      type: "string",
+      value: "FILE",
+      required: true,
+      help: "what to train and how, as JSON; places in it count from its folder",
+    },
     out: {
       type: "string",
       value: "RUN",
@@ -49,8 +51,9 @@ export const train = defineVerb({
     { output, progress, log, signal },
     { operands: { stage }, options: { config, out, resume, until, threads } },
   ) {
-    const { readLog } = await import("../../training/run-folder.js");
-    const { writeCurves } = await import("../../training/curves.js");
+    const { readLog } = await import("../../training/run-log.js");
+    const { recipeOf } = await import("../../recipes/index.js");
+    const { runConfigFile } = await import("../../recipes/run.js");
     const options: RunOptions = {
       out,
       resume,
@@ -60,17 +63,18 @@ export const train = defineVerb({
       log,
       onProgress: ({ step, total, detail }) =>
         progress.update(
-          detail === "image features"
+          detail === "image features" || detail === "pictures"
             ? { label: detail, step, total }
             : { label: stage, step, total, detail },
         ),
     };
-    const { step, model } = await trainStage(stage, config, options).catch((error: unknown) => {
-      // The command line reports the interruption itself, not where it happened.
-      if (error instanceof InterruptedError) log(error.message);
-      throw error;
-    });
-    await writeCurves(out, `${stage}, ${out}`);
+    const { step, model } = await runConfigFile(await recipeOf(stage), config, options).catch(
+      (error: unknown) => {
+        // The command line reports the interruption itself, not where it happened.
+        if (error instanceof InterruptedError) log(error.message);
+        throw error;
+      },
+    );
     // From the log: a run that was finished before has trained nothing now.
     const numbers: Record<string, number> = {};
     for (const line of await readLog(out)) {
@@ -80,31 +84,3 @@ export const train = defineVerb({
     output.record({ ...numbers, step, model }, [...told, model].join(" · "));
   },
 });
-
-async function trainStage(stage: Stage, configPath: string, options: RunOptions): Promise<StageResult> {
-  const { readConfig } = await import("../../training/config-file.js");
-  const { trainLanguageModel, trainVision, trainStage1, trainStage2 } =
-    await import("../../recipes/run-stage.js");
-  switch (stage) {
-    case "language-model": {
-      const { languageModelConfigSchema } = await import("../../recipes/scenes-parts/language-model.js");
-      const { isT5Config, t5LanguageModelConfigSchema } =
-        await import("../../recipes/scenes-parts/t5-language-model.js");
-      const schemaOf = (json: unknown) =>
-        isT5Config(json) ? t5LanguageModelConfigSchema : languageModelConfigSchema;
-      return trainLanguageModel(await readConfig(configPath, schemaOf), options);
-    }
-    case "vision": {
-      const { visionConfigSchema } = await import("../../recipes/scenes-parts/vision.js");
-      return trainVision(await readConfig(configPath, visionConfigSchema), options);
-    }
-    case "stage1": {
-      const { stage1ConfigSchema } = await import("../../recipes/stage-1.js");
-      return trainStage1(await readConfig(configPath, stage1ConfigSchema), options);
-    }
-    case "stage2": {
-      const { stage2ConfigSchema } = await import("../../recipes/stage-2/task.js");
-      return trainStage2(await readConfig(configPath, stage2ConfigSchema), options);
-    }
-  }
-}

@@ -1,8 +1,9 @@
 /** What a scenes folder says about its words and about where things stand in its pictures. */
+import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { UserError } from "../../errors.js";
-import { readJson } from "../caption-set.js";
+import { readJson } from "../../files/json-file.js";
+import { longestList } from "../formats/coco.js";
 
 const worldSchema = z.object({
   picture_size: z.number(),
@@ -31,21 +32,24 @@ const scenesSchema = z.object({
 /** The exact content of one picture. */
 export type SceneRecord = z.infer<typeof scenesSchema>["scenes"][number];
 
-function parse<T>(schema: z.ZodType<T>, value: unknown, path: string): T {
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const { path: key, message } = parsed.error.issues[0]!;
-  throw new UserError(`${path}: ${key.join(".")}: ${message}`);
-}
-
 /** `scenes.json`. Throws a `UserError` if the folder was not made by `blip2 scenes`. */
 export async function readWorld(folder: string): Promise<WorldDescription> {
   const path = join(folder, "scenes.json");
-  return parse(worldSchema, await readJson(path), path);
+  return readJson(path, worldSchema, "the description of a scenes world");
+}
+
+/** The same where the folder has one. */
+export async function findWorld(folder: string): Promise<WorldDescription | undefined> {
+  const isThere = await access(join(folder, "scenes.json")).then(
+    () => true,
+    () => false,
+  );
+  return isThere ? readWorld(folder) : undefined;
 }
 
 /** `scenes_<split>.json`, by picture id. */
 export async function readScenes(folder: string, split: string): Promise<ReadonlyMap<number, SceneRecord>> {
   const path = join(folder, `scenes_${split}.json`);
-  return new Map(parse(scenesSchema, await readJson(path), path).scenes.map((scene) => [scene.index, scene]));
+  const { scenes } = await readJson(path, scenesSchema, "a list of scenes", { longest: longestList });
+  return new Map(scenes.map((scene) => [scene.index, scene]));
 }

@@ -6,7 +6,7 @@
 import { input, ops, type HostTensors, type Tensor } from "../../engine/index.js";
 import type { Random } from "../../random.js";
 import { float32Tensor } from "../../host-tensor.js";
-import type { T5 } from "../../models/language/t5.js";
+import type { EncoderDecoder } from "../../models/language/language-model.js";
 import { paddedRows } from "../../training/token-rows.js";
 
 /** What stands at a position. */
@@ -66,7 +66,10 @@ export function condense(
 }
 
 /** Embeddings [B, S, D] of rows that `condensedFeeds` made, and their mask int64 [B, S]. */
-export function condensedInputs(model: T5): { readonly inputsEmbeds: Tensor; readonly encoderMask: Tensor } {
+export function condensedInputs(model: EncoderDecoder): {
+  readonly inputsEmbeds: Tensor;
+  readonly encoderMask: Tensor;
+} {
   const words = model.embed(input("ids", "int64", ["B", "N"]));
   return {
     inputsEmbeds: ops.matmul(input("sums", "float32", ["B", "S", "N"]), words),

@@ -2,7 +2,9 @@
 import { z } from "zod";
 import { ShuffledPasses } from "../../data/shuffle.js";
 import type { DescribedScene } from "../../data/text-corpus.js";
+import type { Device } from "../../engine/index.js";
 import { UserError } from "../../errors.js";
+import type { TextTokenizer } from "../../text/tokenizer.js";
 
 /** The keys of every training on texts. */
 export const textKeys = {
@@ -18,6 +20,15 @@ export const textKeys = {
   /** Folder of an earlier run of the same sizes, or of a model, whose weights this one starts from. */
   start: z.string().optional(),
 } as const;
+
+/** What a training on texts works with. */
+export interface TextSetup<Config> {
+  readonly device: Device;
+  readonly config: Config;
+  readonly tokenizer: TextTokenizer;
+  readonly train: readonly DescribedScene[];
+  readonly test: readonly DescribedScene[];
+}
 
 interface OrderOptions {
   /** Where the texts come from, for errors. */

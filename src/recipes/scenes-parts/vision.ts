@@ -5,44 +5,38 @@
  * features that BLIP-2 will use. None of BLIP-2's own objectives takes part. BLIP-2 takes the output of
  * the last but one block, so the last block is dropped at the end (paper section 3.3).
  */
+import { join } from "node:path";
 import { z } from "zod";
-import { input, ops, type Device, type HostTensors, type Program, type Tensor } from "../../engine/index.js";
-import type { CaptionedPicture } from "../../data/caption-set.js";
+import { writeModelFolder } from "../../checkpoints/model-folder.js";
+import { samplesOf, type CaptionedPicture, type Dataset } from "../../data/dataset.js";
 import { PictureCache } from "../../data/picture-cache.js";
-import { Random } from "../../random.js";
-import type { SceneRecord, WorldDescription } from "../../data/scenes/read.js";
+import { readScenes, readWorld, type SceneRecord, type WorldDescription } from "../../data/scenes/read.js";
 import { ShuffledPasses } from "../../data/shuffle.js";
-import { InterruptedError } from "../../errors.js";
-import { int64Tensor, type HostTensor } from "../../host-tensor.js";
+import { input, ops, type Device, type Tensor } from "../../engine/index.js";
+import { newlineId } from "../../evaluation/answers/sequence-writer.js";
+import { captionRows, retrievalMeasure } from "../../evaluation/towers-measure.js";
+import { float32Tensor, type HostTensor } from "../../host-tensor.js";
 import { fade } from "../../images/augment.js";
-import { preprocess, type PreprocessConfig } from "../../images/preprocess.js";
-import {
-  Blip2VisionModel,
-  blip2VisionConfigSchema,
-  type Blip2VisionConfig,
-} from "../../models/vision/blip-2-vision.js";
-import { Opt, optConfigSchema, type OptConfig } from "../../models/language/opt.js";
-import { Linear } from "../../nn/layers.js";
-import { normal, Parameters } from "../../nn/parameters.js";
+import { blipPreprocessor, preprocess, preprocessConfig } from "../../images/preprocess.js";
+import { ContrastiveTowers, textInputs } from "../../models/contrastive-towers.js";
+import { optConfigSchema, type OptConfig } from "../../models/language/opt.js";
+import { blip2VisionConfigSchema, type Blip2VisionConfig } from "../../models/vision/blip-2-vision.js";
+import { Parameters } from "../../nn/parameters.js";
 import { clipLoss } from "../../objectives/clip.js";
-import type { TextTokenizer } from "../../text/tokenizer.js";
+import { Random } from "../../random.js";
+import { buildBpeTokenizer } from "../../text/build-bpe.js";
+import { tokenizerFrom, type TextTokenizer } from "../../text/tokenizer.js";
+import { startWeights } from "../../training/start-weights.js";
+import { equalParts, trainerKeys, type Task, type TrainingResult } from "../../training/trainer.js";
+import { checkContrast, checkPictures, mustDivide, openPictures, pictureKeys } from "../picture-data.js";
+import { defineRecipe } from "../recipe.js";
 import { alterCaption, withoutColors, wordGroups } from "./altered-captions.js";
-import { newlineId } from "./language-model.js";
 import { patchLabels, patchLoss } from "./patch-classification.js";
 import { SeenPairs } from "./seen-pairs.js";
-import { startWeights } from "../../training/start-weights.js";
-import {
-  equalParts,
-  trainerKeys,
-  weightSlots,
-  type Task,
-  type TrainingHooks,
-} from "../../training/trainer.js";
 
 export const visionConfigSchema = z
   .strictObject({
-    /** A folder with captions_train.json, captions_validation.json and their pictures. */
-    data: z.string(),
+    ...pictureKeys,
     model: z.strictObject({
       hidden_size: z.int().positive(),
       intermediate_size: z.int().positive(),
@@ -71,7 +65,14 @@ export const visionConfigSchema = z
     start: z.string().optional(),
     ...trainerKeys,
   })
-  .refine(...equalParts);
+  .refine(...equalParts)
+  .superRefine(({ model, textTower }, context) => {
+    const { hidden_size: width, num_attention_heads: heads, image_size: side, patch_size: patch } = model;
+    mustDivide(context, ["model"], [width, "hidden_size"], [heads, "num_attention_heads"]);
+    mustDivide(context, ["model"], [side, "image_size"], [patch, "patch_size"]);
+    const { hidden_size: textWidth, num_attention_heads: textHeads } = textTower;
+    mustDivide(context, ["textTower"], [textWidth, "hidden_size"], [textHeads, "num_attention_heads"]);
+  });
 
 export type VisionConfig = z.infer<typeof visionConfigSchema>;
 
@@ -91,92 +92,26 @@ export function textTowerConfigOf({ textTower }: VisionConfig, tokenizer: TextTo
   });
 }
 
-/** Picture and text towers with their projections, compared in one space. */
-export class ContrastiveTowers {
-  readonly vision: Blip2VisionModel;
-  private readonly text: Opt;
-  private readonly visualProjection: Linear;
-  private readonly textProjection: Linear;
-  readonly logScale: Tensor;
-
-  constructor(vision: Blip2VisionConfig, text: OptConfig, sharedSize: number, parameters: Parameters) {
-    const scope = parameters.scope();
-    this.vision = new Blip2VisionModel(vision, scope.at("vision_model"));
-    this.text = new Opt(text, scope.at("text_model"), { words: normal(0.05), positions: normal(0.02) });
-    const [wide, narrow] = [vision.hidden_size, text.hidden_size];
-    this.visualProjection = new Linear(scope.at("visual_projection"), wide, sharedSize, {
-      bias: false,
-      weightInit: normal(wide ** -0.5),
-    });
-    this.textProjection = new Linear(scope.at("text_projection"), narrow, sharedSize, {
-      bias: false,
-      weightInit: normal(narrow ** -0.5),
-    });
-    this.logScale = scope.tensor("logit_scale", [], { kind: "constant", value: Math.log(1 / 0.07) });
-  }
-
-  /** pixelValues: [B, 3, S, S] -> the blocks' outputs and unit rows [B, E] from the class position. */
-  images(pixelValues: Tensor): { readonly hiddenStates: readonly Tensor[]; readonly embeds: Tensor } {
-    const { hiddenStates, lastHiddenState } = this.vision.forward(pixelValues);
-    return {
-      hiddenStates,
-      embeds: ops.l2Normalize(this.visualProjection.forward(ops.select(lastHiddenState, 1, 0))),
-    };
-  }
-
-  /** ids, mask: int64 [N, T]; ends: int64 [N], each row's last token in the flattened batch -> unit rows [N, E]. */
-  texts(ids: Tensor, mask: Tensor, ends: Tensor): Tensor {
-    const { lastHiddenState } = this.text.forward({
-      inputsEmbeds: this.text.embed(ids),
-      attentionMask: mask,
-    });
-    const [n, t, d] = lastHiddenState.shape;
-    const last = ops.gatherRows(ops.reshape(lastHiddenState, [ops.multiplyDims(n!, t!), d!]), ends);
-    return ops.l2Normalize(this.textProjection.forward(last));
-  }
-}
-
-/** Rows of caption ids, the end token last, with each row's end in the flattened batch. */
-export function captionRows(tokenizer: TextTokenizer, captions: readonly string[]): HostTensors {
-  const newline = newlineId(tokenizer);
-  const rows = captions.map((caption) => [...tokenizer.encode(caption), newline]);
-  const length = Math.max(...rows.map((row) => row.length));
-  const pad = tokenizer.specialIds.pad!;
-  const dims = [rows.length, length];
-  return {
-    text_ids: int64Tensor(
-      rows.flatMap((row) => Array.from({ length }, (_, place) => row[place] ?? pad)),
-      dims,
-    ),
-    text_mask: int64Tensor(
-      rows.flatMap((row) => Array.from({ length }, (_, place) => Number(place < row.length))),
-      dims,
-    ),
-    text_ends: int64Tensor(
-      rows.map((row, r) => r * length + row.length - 1),
-      [rows.length],
-    ),
-  };
-}
-
 /** Below this share of its colour, a picture is told of without colours. */
 const leastColor = 0.5;
 
 export interface VisionData {
-  readonly train: readonly CaptionedPicture[];
-  readonly validation: readonly CaptionedPicture[];
+  readonly train: Dataset<CaptionedPicture>;
+  readonly validation: Dataset<CaptionedPicture>;
   readonly world?: WorldDescription;
   /** By picture id; needed when `patchWeight` is above 0. */
   readonly scenes?: ReadonlyMap<number, SceneRecord>;
 }
 
-export async function visionTask(
-  device: Device,
-  config: VisionConfig,
-  tokenizer: TextTokenizer,
-  data: VisionData,
-  preprocessing: PreprocessConfig,
-): Promise<Task> {
+export interface VisionSetup {
+  readonly device: Device;
+  readonly config: VisionConfig;
+  readonly tokenizer: TextTokenizer;
+  readonly data: VisionData;
+  readonly cache: PictureCache;
+}
+
+export async function visionTask({ device, config, tokenizer, data, cache }: VisionSetup): Promise<Task> {
   const vision = blip2VisionConfigOf(config);
   const parameters = new Parameters(() => true);
   const towers = new ContrastiveTowers(
@@ -185,6 +120,8 @@ export async function visionTask(
     config.sharedSize,
     parameters,
   );
+  checkContrast(config, data.train.length);
+  const preprocessing = preprocessConfig(blipPreprocessor(vision.image_size));
   const size = config.batchSize / config.accumulate;
   const side = vision.image_size;
   const pixels = input("pixel_values", "float32", [size, 3, side, side]);
@@ -203,8 +140,8 @@ export async function visionTask(
     Object.assign(metrics, patch.metrics);
   }
   const groups = data.world === undefined ? [] : wordGroups(data.world);
-  const passes = new ShuffledPasses(data.train.length, config.seed);
-  const cache = new PictureCache(side);
+  // A picture twice in a part would be its own wrong example.
+  const passes = new ShuffledPasses(data.train.length, config.seed, size);
   const measure = await retrievalMeasure(device, towers, parameters, tokenizer, vision);
   return {
     parameters,
@@ -213,9 +150,11 @@ export async function visionTask(
     loss,
     metrics,
     batch: async (step, part) => {
-      const chosen = Array.from({ length: size }, (_, i) => {
-        const position = step * config.batchSize + part * size + i;
-        const picture = data.train[passes.at(position).item]!;
+      const positions = Array.from({ length: size }, (_, i) => step * config.batchSize + part * size + i);
+      const items = positions.map((position) => passes.at(position).item);
+      const pictures = await Promise.all(items.map((item) => data.train.at(item)));
+      const chosen = positions.map((position, i) => {
+        const picture = pictures[i]!;
         const random = new Random("caption", config.seed, position);
         const caption = random.pick(picture.captions);
         const color = random.chance(config.fadedShare) ? random.next() : 1;
@@ -230,7 +169,7 @@ export async function visionTask(
       });
       const images = await Promise.all(
         chosen.map(async ({ picture, color }) => {
-          const image = await cache.get(picture.file);
+          const image = await cache.get(picture.image, picture.name);
           return color === 1 ? image : fade(image, color);
         }),
       );
@@ -239,7 +178,7 @@ export async function visionTask(
       const labels =
         config.patchWeight > 0
           ? patchLabels(
-              chosen.map(({ picture }) => data.scenes!.get(picture.id)!),
+              chosen.map(({ picture }) => data.scenes!.get(picture.id as number)!),
               data.world!,
               vision,
               new Random("patches", config.seed, step, part),
@@ -256,94 +195,78 @@ export async function visionTask(
   };
 }
 
-function textInputs(): { readonly ids: Tensor; readonly mask: Tensor; readonly ends: Tensor } {
-  return {
-    ids: input("text_ids", "int64", ["N", "T"]),
-    mask: input("text_mask", "int64", ["N", "T"]),
-    ends: input("text_ends", "int64", ["N"]),
-  };
-}
+export const vision = defineRecipe<VisionConfig>({
+  name: "vision",
+  schema: visionConfigSchema,
+  places: { data: "data", start: "model" },
 
-type RetrievalMeasure = (
-  pictures: readonly CaptionedPicture[],
-  cache: PictureCache,
-  preprocessing: PreprocessConfig,
-  hooks?: TrainingHooks,
-) => Promise<Record<string, number>>;
-
-/** How many pictures compete with each other when retrieval is measured. */
-export const retrievalPool = 256;
-
-/** Text retrieval of the two towers as their weights stand: recall@1 both ways in pools of 256 (or `poolSize`). */
-export async function retrievalMeasure(
-  device: Device,
-  towers: ContrastiveTowers,
-  parameters: Parameters,
-  tokenizer: TextTokenizer,
-  { image_size: side }: Blip2VisionConfig,
-  poolSize = retrievalPool,
-): Promise<RetrievalMeasure> {
-  const { ids, mask, ends } = textInputs();
-  const imageGraph = { embeds: towers.images(input("pixel_values", "float32", ["B", 3, side, side])).embeds };
-  const textGraph = { embeds: towers.texts(ids, mask, ends) };
-  // Some parameters are declared by the graph that reads them.
-  const residentInputs = weightSlots(parameters);
-  const images = await device.compile(imageGraph, { residentInputs });
-  const texts = await device.compile(textGraph, { residentInputs });
-  return async (pictures, cache, preprocessing, { signal, onProgress } = {}) => {
-    const recalls = { imageToText: 0, textToImage: 0 };
-    let pools = 0;
-    for (let from = 0; from + poolSize <= pictures.length; from += poolSize) {
-      if (signal?.aborted) throw new InterruptedError("stopped on request");
-      const pool = pictures.slice(from, from + poolSize);
-      const imageRows = await embedInParts(images, pool, async (part) => ({
-        pixel_values: preprocess(await Promise.all(part.map(({ file }) => cache.get(file))), preprocessing),
-      }));
-      const textRows = await embedInParts(texts, pool, (part) =>
-        Promise.resolve(
-          captionRows(
-            tokenizer,
-            part.map(({ captions }) => captions[0]!),
-          ),
-        ),
-      );
-      recalls.imageToText += recallAt1(imageRows, textRows);
-      recalls.textToImage += recallAt1(textRows, imageRows);
-      pools += 1;
-      onProgress?.({ step: from + poolSize, total: pictures.length, detail: "pictures" });
-    }
-    if (pools === 0) return {};
+  async prepare(config, hooks) {
+    const opened = await openPictures(config, hooks);
+    const isScenes = config.patchWeight > 0;
+    const scenes = isScenes
+      ? { world: await readWorld(config.data), scenes: await readScenes(config.data, config.splits.train) }
+      : {};
+    const cache = new PictureCache(config.model.image_size);
+    const train = await checkPictures(opened.train, cache, config, hooks);
+    const validation = await checkPictures(opened.validation, cache, config, hooks);
+    const captions: string[] = [];
+    for await (const picture of samplesOf(train)) captions.push(...picture.captions);
+    const files = buildBpeTokenizer(captions);
+    const tokenizer = tokenizerFrom(files);
     return {
-      "image to text recall@1": recalls.imageToText / pools,
-      "text to image recall@1": recalls.textToImage / pools,
+      data: opened.digests,
+      task: (device) =>
+        visionTask({ device, config, tokenizer, data: { train, validation, ...scenes }, cache }),
+      write: async (model, weights) => {
+        const { encoder, towers } = cutEncoder(config, weights);
+        const sizes = blip2VisionConfigOf(config);
+        const kept = sizes.num_hidden_layers - 1;
+        await writeModelFolder(model, {
+          config: {
+            architectures: ["Blip2VisionModel"],
+            ...sizes,
+            num_hidden_layers: kept,
+            dtype: "float16",
+          },
+          tensors: encoder,
+          dtype: "float16",
+          files: { "preprocessor_config.json": blipPreprocessor(sizes.image_size) },
+        });
+        await writeModelFolder(join(model, "..", "towers"), {
+          config: {
+            model_type: "blip2_contrastive_towers",
+            vision_config: sizes,
+            text_config: textTowerConfigOf(config, tokenizer),
+            shared_size: config.sharedSize,
+          },
+          tensors: towers,
+          dtype: "float16",
+          files,
+        });
+      },
     };
-  };
-}
+  },
+});
 
-async function embedInParts<T>(
-  program: Program,
-  items: readonly T[],
-  feeds: (part: readonly T[]) => Promise<HostTensors>,
-): Promise<readonly Float32Array[]> {
-  const rows: Float32Array[] = [];
-  for (let from = 0; from < items.length; from += 64) {
-    const { embeds } = (await program.run(await feeds(items.slice(from, from + 64)))) as {
-      embeds: HostTensor;
-    };
-    const width = embeds.dims[1]!;
-    for (let row = 0; row < embeds.dims[0]!; row++)
-      rows.push((embeds.data as Float32Array).subarray(row * width, (row + 1) * width));
+/** The encoder that BLIP-2 takes, without its last block; and what was only needed to train it. */
+function cutEncoder(
+  config: VisionConfig,
+  weights: TrainingResult["weights"],
+): Record<"encoder" | "towers", Map<string, HostTensor>> {
+  const { hidden_size: width, num_hidden_layers: depth } = blip2VisionConfigOf(config);
+  const prefix = "vision_model.";
+  const isKept = (name: string): boolean =>
+    name.startsWith(`${prefix}embeddings.`) ||
+    (name.startsWith(`${prefix}encoder.layers.`) &&
+      !name.startsWith(`${prefix}encoder.layers.${depth - 1}.`));
+  const encoder = new Map<string, HostTensor>();
+  const towers = new Map<string, HostTensor>();
+  for (const [name, value] of weights) {
+    if (isKept(name)) encoder.set(name.slice(prefix.length), value);
+    else if (!name.startsWith("patch_head.")) towers.set(name, value);
   }
-  return rows;
-}
-
-/** The share of rows of `from` whose nearest row of `to` is the one at their own place. */
-export function recallAt1(from: readonly Float32Array[], to: readonly Float32Array[]): number {
-  const dot = (a: Float32Array, b: Float32Array): number =>
-    a.reduce((sum, value, i) => sum + value * b[i]!, 0);
-  const hits = from.filter((row, own) => {
-    const best = dot(row, to[own]!);
-    return to.every((other, place) => place === own || dot(row, other) < best);
-  });
-  return hits.length / from.length;
+  // BLIP-2 trains this norm itself, from where a new one starts.
+  encoder.set("post_layernorm.weight", float32Tensor(new Float32Array(width).fill(1), [width]));
+  encoder.set("post_layernorm.bias", float32Tensor(new Float32Array(width), [width]));
+  return { encoder, towers };
 }

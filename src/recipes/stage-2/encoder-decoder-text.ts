@@ -6,12 +6,13 @@ import type { Random } from "../../random.js";
 import { input } from "../../engine/index.js";
 import { prefixLanguageModelLoss } from "../../objectives/stage-2.js";
 import { ignoreIndex } from "../../objectives/cross-entropy.js";
-import type { Parameters } from "../../nn/parameters.js";
+import type { TextIds } from "../../models/language/families.js";
+import type { EncoderDecoder } from "../../models/language/language-model.js";
 import { sentinelTokens } from "../../text/build-bpe.js";
 import type { TextTokenizer } from "../../text/tokenizer.js";
-import { clozeOf, dialogueOf, type Cloze } from "./cloze.js";
-import { frozenT5, t5IdsOf, type FrozenT5 } from "../frozen-language-model.js";
-import type { TextSide, Stage2Config } from "./task.js";
+import { clozeOf, dialogueOf, type Cloze } from "../../training/cloze.js";
+import type { Stage2Config } from "./config.js";
+import type { TextSide } from "./text-side.js";
 import { paddedIds, paddedRows } from "../../training/token-rows.js";
 
 /**
@@ -20,14 +21,12 @@ import { paddedIds, paddedRows } from "../../training/token-rows.js";
  */
 const usualSplitShare = 0.5;
 
-export function prefixSide(
-  languageModel: FrozenT5,
-  parameters: Parameters,
+export function encoderDecoderText(
+  model: EncoderDecoder,
+  ids: TextIds,
   tokenizer: TextTokenizer,
   config: Stage2Config,
 ): TextSide {
-  const ids = t5IdsOf(languageModel, tokenizer);
-  const model = frozenT5(languageModel, parameters);
   const writer = new PrefixWriter(tokenizer, ids.end, config);
   return {
     loss: (bridge, features, count, dropout, promptLimit) => {
@@ -84,7 +83,9 @@ export class PrefixWriter {
   constructor(
     private readonly tokenizer: TextTokenizer,
     private readonly end: number,
-    private readonly config: Pick<Stage2Config, "prompt" | "maxTextLength" | "splitShare" | "statementForm">,
+    private readonly config: Pick<Stage2Config, "prompt" | "maxTextLength" | "splitShare"> & {
+      readonly statements: Pick<Stage2Config["statements"], "form">;
+    },
   ) {
     this.sentinels = sentinelTokens
       .filter((token) => tokenizer.has(token))
@@ -100,10 +101,10 @@ export class PrefixWriter {
     return { prefix: this.text(prompt, ...words.slice(0, cut)), labels: this.text(...words.slice(cut)) };
   }
 
-  /** As the configuration's `statementForm` says. Of a row that comes to nothing, and of a single blank, the first is a prefix. */
+  /** As the configuration's `statements.form` says. Of a row that comes to nothing, and of a single blank, the first is a prefix. */
   statements(statements: readonly string[]): PrefixRow {
     const clozes = statements.map(clozeOf);
-    const row = this.config.statementForm === "dialogue" ? this.dialogue(clozes) : this.blanks(clozes);
+    const row = this.config.statements.form === "dialogue" ? this.dialogue(clozes) : this.blanks(clozes);
     return row ?? { prefix: this.text(clozes[0]!.before), labels: this.text(clozes[0]!.missing) };
   }
 

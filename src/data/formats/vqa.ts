@@ -1,9 +1,10 @@
 /** Questions about pictures with what people answered, from a folder with VQAv2-style files. */
-import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { UserError } from "../errors.js";
-import { readJson } from "./caption-set.js";
+import { UserError } from "../../errors.js";
+import { readJson } from "../../files/json-file.js";
+import { listed } from "../../listed.js";
+import { longestList, missingFiles, pictureFile } from "./coco.js";
 
 /** People per question in VQAv2. */
 const ANSWERS_PER_QUESTION = 10;
@@ -36,14 +37,7 @@ export interface PictureQuestion {
   readonly answers: readonly string[];
 }
 
-function parse<T>(schema: z.ZodType<T>, value: unknown, path: string, what: string): T {
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const { path: key, message } = parsed.error.issues[0]!;
-  throw new UserError(`${path} is not ${what}: ${key.join(".")}: ${message}`);
-}
-
-const some = (items: readonly unknown[]): string => items.slice(0, 5).join(", ");
+const limits = { longest: longestList };
 
 /** By id. Throws a `UserError` that names ids which come twice. */
 function byId<T extends { readonly question_id: number }>(
@@ -61,26 +55,21 @@ function byId<T extends { readonly question_id: number }>(
 
 /**
  * `questions_<split>.json` with `annotations_<split>.json`, in the order of the first. Throws a `UserError` if the split
- * is empty or malformed, and if a question and its annotation do not fit together or it has not ten answers (up to
- * five are named).
+ * is empty or malformed, and if a question and its annotation do not fit together or it has not ten answers (the first are named).
  */
 export async function readQuestionSet(folder: string, split: string): Promise<readonly PictureQuestion[]> {
   const path = join(folder, `questions_${split}.json`);
   const answersPath = join(folder, `annotations_${split}.json`);
-  const { questions } = parse(questionsSchema, await readJson(path), path, "a VQAv2 file of questions");
-  const { annotations } = parse(
-    annotationsSchema,
-    await readJson(answersPath),
-    answersPath,
-    "a VQAv2 file of annotations",
-  );
+  const { questions } = await readJson(path, questionsSchema, "a VQAv2 file of questions", limits);
+  const what = "a VQAv2 file of annotations";
+  const { annotations } = await readJson(answersPath, annotationsSchema, what, limits);
   if (questions.length === 0)
     throw new UserError(`${path}: the data set is empty: at least one question is needed`);
   const asked = byId(questions, path);
   const answered = byId(annotations, answersPath);
   const check = (ids: readonly number[], problem: string): void => {
     if (ids.length > 0)
-      throw new UserError(`${answersPath}: ${ids.length} questions ${problem}: ${some(ids)}`);
+      throw new UserError(`${answersPath}: ${ids.length} questions ${problem}: ${listed(ids)}`);
   };
   check(
     [...asked.keys()].filter((id) => !answered.has(id)),
@@ -106,7 +95,7 @@ export async function readQuestionSet(folder: string, split: string): Promise<re
 
 /**
  * The files of the pictures that questions are about, by picture id; `captions_<split>.json` lists them, its captions are not
- * read. Throws a `UserError` if pictures are not listed or not there (up to five are named).
+ * read. Throws a `UserError` if pictures are not listed or not there (the first are named).
  */
 export async function readPicturesOf(
   questions: readonly PictureQuestion[],
@@ -114,21 +103,20 @@ export async function readPicturesOf(
   split: string,
 ): Promise<ReadonlyMap<number, string>> {
   const path = join(folder, `captions_${split}.json`);
-  const { images } = parse(imagesSchema, await readJson(path), path, "a COCO file that lists pictures");
-  const listed = new Map(images.map(({ id, file_name: file }) => [id, join(folder, file)]));
+  const { images } = await readJson(path, imagesSchema, "a COCO file that lists pictures", limits);
+  const files = new Map(images.map(({ id, file_name: file }) => [id, pictureFile(folder, file)]));
   const wanted = [...new Set(questions.map(({ imageId }) => imageId))];
-  const unlisted = wanted.filter((id) => !listed.has(id));
+  const unlisted = wanted.filter((id) => !files.has(id));
   if (unlisted.length > 0) {
     throw new UserError(
-      `${path}: ${unlisted.length} pictures have questions but are not listed under "images": ${some(unlisted)}`,
+      `${path}: ${unlisted.length} pictures have questions but are not listed under "images": ${listed(unlisted)}`,
     );
   }
-  const pictures = new Map(wanted.map((id) => [id, listed.get(id)!]));
-  const missing: string[] = [];
-  for (const file of pictures.values()) await access(file).catch(() => missing.push(file));
+  const pictures = new Map(wanted.map((id) => [id, files.get(id)!]));
+  const missing = await missingFiles([...pictures.values()]);
   if (missing.length > 0) {
     throw new UserError(
-      `${path}: ${missing.length} of ${wanted.length} pictures are not there: ${some(missing)}`,
+      `${path}: ${missing.length} of ${wanted.length} pictures are not there: ${listed(missing)}`,
     );
   }
   return pictures;

@@ -1,4 +1,4 @@
-import { ignoreIndex } from "../../objectives/cross-entropy.js";
+import { ignoreIndex } from "../objectives/cross-entropy.js";
 
 /** A text in two pieces: what is given, and what is to be said. */
 export interface Cloze {

@@ -1,0 +1,94 @@
+/** Captions behind the soft prompt of a decoder-only language model (paper section 3.3). */
+import { input } from "../../engine/index.js";
+import { UserError } from "../../errors.js";
+import type { TextIds } from "../../models/language/families.js";
+import type { DecoderOnly } from "../../models/language/language-model.js";
+import { ignoreIndex } from "../../objectives/cross-entropy.js";
+import { softPromptLoss } from "../../objectives/stage-2.js";
+import type { TextTokenizer } from "../../text/tokenizer.js";
+import { paddedBatch, type TokenRow } from "../../training/token-rows.js";
+import { clozeOf } from "../../training/cloze.js";
+import type { Stage2Config } from "./config.js";
+import type { TextSide } from "./text-side.js";
+
+export function decoderText(
+  model: DecoderOnly,
+  ids: TextIds,
+  tokenizer: TextTokenizer,
+  config: Stage2Config,
+  queries: number,
+): TextSide {
+  if (queries + config.maxTextLength > model.maximumLength) {
+    throw new UserError(
+      `maxTextLength is ${config.maxTextLength}, too much after ${queries} queries: the language model has ${model.maximumLength} positions`,
+    );
+  }
+  const writer = new RowWriter(tokenizer, ids, config);
+  return {
+    loss: (bridge, features, count, dropout, promptLimit) => {
+      const batch = {
+        features,
+        ids: input("ids", "int64", [count, "T"]),
+        mask: input("mask", "int64", [count, "T"]),
+        labels: input("labels", "int64", [count, "T"]),
+      };
+      return softPromptLoss(bridge, model, batch, dropout, promptLimit);
+    },
+    feeds: (texts) =>
+      paddedBatch(
+        texts.map((given) =>
+          "caption" in given ? writer.caption(given.caption) : writer.statements(given.statements),
+        ),
+        ids.pad,
+      ),
+  };
+}
+
+/** Token rows behind a soft prompt. */
+export class RowWriter {
+  constructor(
+    private readonly tokenizer: TextTokenizer,
+    private readonly special: TextIds,
+    private readonly config: Pick<Stage2Config, "prompt" | "maxTextLength" | "learnStartToken">,
+  ) {}
+
+  /**
+   * Start token, prompt, caption, end token. Prompt and caption are one text, so that the caption's first word has the space before it
+   * that it has wherever it stands; of that text, as many tokens as the prompt has alone are not learnt (LAVIS's `prompt_length`).
+   */
+  caption(caption: string): TokenRow {
+    const { maxTextLength, learnStartToken } = this.config;
+    const prompt = this.config.prompt.trimEnd();
+    const opening = prompt === "" ? [this.special.start] : this.tokenizer.encode(prompt);
+    const said =
+      prompt === ""
+        ? this.ids(caption)
+        : this.tokenizer.encode(`${prompt} ${caption.trimStart()}`).slice(opening.length);
+    const isLearnt = learnStartToken && prompt === "";
+    const target = [...said.slice(0, maxTextLength - opening.length - 1), this.special.end];
+    return {
+      ids: [...opening, ...target],
+      labels: [...opening.map((id) => (isLearnt ? id : ignoreIndex)), ...target],
+    };
+  }
+
+  /** Start token, then statements with their end tokens; of each, what it is about is given. */
+  statements(statements: readonly string[]): TokenRow {
+    const { start, end } = this.special;
+    const ids = [start];
+    const labels = [ignoreIndex];
+    for (const statement of statements) {
+      const { before, missing } = clozeOf(statement);
+      const given = this.ids(before);
+      const target = [...this.ids(missing), end];
+      if (ids.length + given.length + target.length > this.config.maxTextLength) break;
+      ids.push(...given, ...target);
+      labels.push(...given.map(() => ignoreIndex), ...target);
+    }
+    return { ids, labels };
+  }
+
+  private ids(text: string): readonly number[] {
+    return this.tokenizer.encode(text, { addSpecialTokens: false });
+  }
+}
