@@ -91,7 +91,9 @@ export function measuresOfLog(log: readonly LogLine[]): ReadonlyMap<number, Reco
     // The lines of training batches tell the rate, those of evaluations do not.
     if ("learningRate" in line || "skipped" in line) continue;
     const { step, ...values } = line as Record<string, number>;
-    const named = Object.entries(values).map(([name, value]) => [name.replace(/^test /, ""), value] as const);
+    const named = Object.entries(values).map(
+      ([name, value]) => [name.replace(/^(?:test|validation) (?=it[cm] )/, ""), value] as const,
+    );
     steps.set(step!, { ...steps.get(step!), ...Object.fromEntries(named) });
   }
   return steps;

@@ -72,10 +72,12 @@ function undecidedHeads(arms: readonly ArmData[]): string[] {
 function textsOf(arms: readonly ArmData[]): string {
   const shares = arms.flatMap((arm) => {
     if (arm.isEmpty) return [];
-    const { statements } = arm.config()["stage2"] as {
+    const { statements, statementShare } = arm.config()["stage2"] as {
       readonly statements?: { readonly share?: number };
+      /** As configurations of version 0.3 say it, with which most results were made. */
+      readonly statementShare?: number;
     };
-    return [statements?.share ?? 0];
+    return [statements?.share ?? statementShare ?? 0];
   });
   const [least, most] = [Math.min(...shares), Math.max(...shares)];
   if (most === 0) return "captions alone";

@@ -8,6 +8,7 @@ import type { TensorFile } from "../checkpoints/safetensors.js";
 import { renamedTensors, visitFloat32 } from "../checkpoints/tensor-views.js";
 import type { FrozenWeights } from "../engine/index.js";
 import { UserError } from "../errors.js";
+import { checkJson } from "../json.js";
 import {
   familyNamed,
   familyNames,
@@ -96,10 +97,7 @@ export async function openFrozenLanguageModel(
 
 /** Throws a `UserError` that names `where` and every key that is wrong. */
 function checkedLanguageConfig(json: unknown, where: string): LanguageConfig {
-  const result = languageConfigSchema.safeParse(json);
-  if (result.success) return result.data;
-  const problems = result.error.issues.map(({ path: key, message }) => `${key.join(".")}: ${message}`);
-  throw new UserError(`${where}: ${problems.join("; ")}`);
+  return checkJson(json, languageConfigSchema, where);
 }
 
 /** Root mean square of the word table. */

@@ -242,7 +242,7 @@ describe("a folder that does not fit", () => {
     "names %s when it is missing",
     async (file) => {
       const folder = await changed(file);
-      expect(await error(folder)).toContain(`${join(folder, file)} does not exist`);
+      expect(await error(folder)).toContain(`${join(folder, file)}: this file does not exist`);
     },
   );
 
@@ -250,7 +250,9 @@ describe("a folder that does not fit", () => {
     expect(await error(await changed("captions_test.json"), { given: "nothing" })).toBe("no error");
     expect(await error(await changed("scenes_test.json"))).toBe("no error");
     const folder = await changed("scenes_test.json");
-    expect(await error(folder, { given: "description" })).toContain("scenes_test.json does not exist");
+    expect(await error(folder, { given: "description" })).toContain(
+      "scenes_test.json: this file does not exist",
+    );
     const gone = await changed("captions_test.json");
     expect(await error(gone, { given: "description" })).toBe("no error");
   });

@@ -3,10 +3,10 @@ import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
 import type { z } from "zod";
 import { readConfig } from "../../src/training/config-file.js";
-import { languageModelConfigSchema } from "../../src/recipes/scenes-parts/language-model.js";
+import { languageModelConfigSchema } from "../../src/recipes/scenes-parts/opt.js";
 import { stage1ConfigSchema } from "../../src/recipes/stage-1.js";
-import { stage2ConfigSchema } from "../../src/recipes/stage-2/task.js";
-import { t5LanguageModelConfigSchema } from "../../src/recipes/scenes-parts/t5-language-model.js";
+import { stage2ConfigSchema } from "../../src/recipes/stage-2/config.js";
+import { t5LanguageModelConfigSchema } from "../../src/recipes/scenes-parts/t5.js";
 import { visionConfigSchema } from "../../src/recipes/scenes-parts/vision.js";
 
 it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
@@ -38,5 +38,5 @@ it.each<[string, z.ZodType<{ data: string; steps: number }>]>([
     fileURLToPath(new URL(`../../configs/scenes/${name}.json`, import.meta.url)),
     schema,
   );
-  expect(["runs/scenes", "runs/scenes-more"]).toContain(config.data);
+  expect(["../../runs/scenes", "../../runs/scenes-more"]).toContain(config.data);
 });

@@ -8,7 +8,8 @@ import { join } from "node:path";
 import { toFloat32 } from "../../src/float16.js";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { writeSafetensors } from "../../src/checkpoints/safetensors.js";
-import { readCaptionSet } from "../../src/data/caption-set.js";
+import { sliceOf } from "../../src/data/dataset.js";
+import { openData } from "../../src/data/open-data.js";
 import { input } from "../../src/engine/index.js";
 import { int64Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { loadImage } from "../../src/images/load-image.js";
@@ -18,7 +19,7 @@ import { Opt, optConfigSchema } from "../../src/models/language/opt.js";
 import { visionEncoder } from "../../src/models/vision/vision-encoder.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
-import { readFrozenVision } from "../../src/training/image-features.js";
+import { openFrozenVision } from "../../src/loading/frozen-vision.js";
 import { firstStageOf } from "../../src/recipes/stage-1.js";
 import { qFormerConfigSchema } from "../../src/models/q-former.js";
 import { evaluate, testDevice } from "../nn/evaluate.js";
@@ -31,7 +32,8 @@ for (const stage of stageNames) {
   await world.train(stage, stage, { steps: 8 });
   await cp(join(world.root, stage), join(out, stage), { recursive: true });
 }
-const captions = (await readCaptionSet(world.data, "train")).flatMap((shown) => shown.captions);
+const set = await openData(world.data, "train").captions();
+const captions = (await sliceOf(set, 0, set.length)).flatMap((shown) => shown.captions);
 for (const [run, tied] of [
   ["stage2-t5", false],
   ["stage2-t5-tied", true],
@@ -77,7 +79,7 @@ const weightsOf = async (stage: string, prefix = ""): Promise<Map<string, HostTe
 }
 
 // The vision model.
-const vision = await readFrozenVision(folderOf("vision"));
+const vision = openFrozenVision(await readModelFolder(folderOf("vision")));
 const preprocessing = preprocessConfig(vision.folder.preprocessor!);
 const pixels = preprocess([await loadImage(picture)], preprocessing);
 {
@@ -90,7 +92,7 @@ const pixels = preprocess([await loadImage(picture)], preprocessing);
 
 // Stage 1.
 {
-  const stage1 = await readFrozenVision(folderOf("stage1"));
+  const stage1 = openFrozenVision(await readModelFolder(folderOf("stage1")));
   const { config } = stage1.folder;
   const parameters = new Parameters(() => false);
   const qformer = qFormerConfigSchema.parse(config["qformer_config"]);

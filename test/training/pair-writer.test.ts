@@ -4,8 +4,8 @@ import { Random } from "../../src/random.js";
 import { ignoreIndex } from "../../src/objectives/cross-entropy.js";
 import { buildBpeTokenizer } from "../../src/text/build-bpe.js";
 import { createTokenizer } from "../../src/text/tokenizer.js";
-import { clozeOf } from "../../src/recipes/stage-2/cloze.js";
-import { PairWriter, shortAnswerPrompt } from "../../src/recipes/scenes-parts/t5-language-model.js";
+import { clozeOf } from "../../src/training/cloze.js";
+import { PairWriter, shortAnswerPrompt } from "../../src/evaluation/answers/pair-writer.js";
 import { describedScene as scene } from "./described-scene.js";
 
 const files = buildBpeTokenizer(

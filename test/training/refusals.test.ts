@@ -67,6 +67,7 @@ describe("a run that goes well", () => {
       "config.json",
       "curves.png",
       "curves.svg",
+      "data.json",
       "log.jsonl",
       "model",
     ]);
@@ -149,12 +150,12 @@ describe("refuses", () => {
       },
       /unknown learnRate.*|unknown model\.heads/,
     ],
-    ["a missing key", { steps: undefined }, /steps: /],
-    ["a wrong value", { batchSize: 0 }, /batchSize: /],
+    ["a missing key", { steps: undefined }, /steps is missing: /],
+    ["a wrong value", { batchSize: 0 }, /batchSize is 0: /],
     [
       "parts that do not divide the batch",
       { batchSize: 5, accumulate: 2 },
-      /batchSize: must be a multiple of accumulate/,
+      /batchSize is 5: must be a multiple of accumulate/,
     ],
   ])("%s", async (_, overrides, message) => {
     const { code, stderr } = await train("language-model", overrides);
@@ -172,12 +173,12 @@ describe("refuses", () => {
   it("a configuration that is not there, and one that is not JSON", async () => {
     const words = ["--out", join(world.root, "none")];
     expect((await blip2(["train", "vision", "--config", "/nowhere.json", ...words])).stderr).toContain(
-      "/nowhere.json does not exist",
+      "/nowhere.json: this file does not exist",
     );
     await writeFile(join(world.root, "half.json"), "{");
     expect(
       (await blip2(["train", "vision", "--config", join(world.root, "half.json"), ...words])).stderr,
-    ).toContain("half.json is not JSON");
+    ).toContain("half.json: not JSON");
   });
 
   it("a data set without pictures, or whose pictures are not there", async () => {
@@ -199,7 +200,7 @@ describe("refuses", () => {
     const missing = await failure((folder) => rm(join(folder, "images", "train", "000003.png")));
     expect(missing).toContain("1 of 40 pictures are not there: DATA/images/train/000003.png");
     const broken = await failure((folder) => writeFile(captions(folder), "{"));
-    expect(broken).toContain("DATA/captions_train.json is not JSON");
+    expect(broken).toContain("DATA/captions_train.json: not JSON");
   });
 
   it("a text corpus that is empty or has a broken line", async () => {
@@ -213,7 +214,7 @@ describe("refuses", () => {
     );
     expect(
       await failure((file) => appendFile(file, '{"description":"x","captions":[],"questions":[]}\n')),
-    ).toMatch(/line 61: captions: /);
+    ).toMatch(/line 61: captions is \[\]: /);
   });
 
   it("a picture that cannot be read, by name", async () => {
@@ -266,9 +267,9 @@ it.runIf(mayMount)(
       const full = await train("language-model", {}, ["--out", out]);
       expect(full.code).toBe(1);
       expect(full.stderr).toMatch(
-        /^blip2: .*checkpoint\.safetensors: no space is left on this disk; [^\n]*\n$/,
+        /^blip2: .*checkpoint\.new\.safetensors: no space is left on this disk; [^\n]*\n$/,
       );
-      expect((await readdir(out)).sort()).toEqual(["config.json", "log.jsonl"]);
+      expect((await readdir(out)).sort()).toEqual(["config.json", "data.json", "log.jsonl"]);
       call("mount", "-o", "remount,size=16m", disk);
       expect(await train("language-model", {}, ["--out", out, "--resume"])).toMatchObject({ code: 0 });
       expect(await readdir(out)).toContain("model");

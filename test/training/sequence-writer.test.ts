@@ -4,7 +4,7 @@ import { Random } from "../../src/random.js";
 import { ignoreIndex } from "../../src/objectives/cross-entropy.js";
 import { buildBpeTokenizer } from "../../src/text/build-bpe.js";
 import { createTokenizer } from "../../src/text/tokenizer.js";
-import { SequenceWriter } from "../../src/recipes/scenes-parts/language-model.js";
+import { SequenceWriter } from "../../src/evaluation/answers/sequence-writer.js";
 import { describedScene as text } from "./described-scene.js";
 
 const files = buildBpeTokenizer([

@@ -4,16 +4,19 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { openSafetensors } from "../../src/checkpoints/safetensors.js";
-import { readCaptionSet } from "../../src/data/caption-set.js";
+import { sliceOf } from "../../src/data/dataset.js";
+import { openData } from "../../src/data/open-data.js";
 import { Random } from "../../src/random.js";
 import type { Device, HostTensors } from "../../src/engine/index.js";
 import { UserError } from "../../src/errors.js";
 import { Blip2 } from "../../src/index.js";
 import { loadTokenizer, type TextTokenizer } from "../../src/text/tokenizer.js";
-import { readFrozenLanguageModel } from "../../src/recipes/frozen-language-model.js";
-import { ImageFeatures, readFrozenVision } from "../../src/training/image-features.js";
+import { openFrozenLanguageModel } from "../../src/loading/frozen-language-model.js";
+import { openFrozenVision } from "../../src/loading/frozen-vision.js";
+import { openFeatures } from "../../src/training/image-features.js";
 import { readLog } from "../../src/training/run-log.js";
-import { stage2ConfigSchema, stage2Task } from "../../src/recipes/stage-2/task.js";
+import { stage2ConfigSchema } from "../../src/recipes/stage-2/config.js";
+import { stage2Task } from "../../src/recipes/stage-2/task.js";
 import { ignoreIndex } from "../../src/objectives/cross-entropy.js";
 import { PrefixWriter, splitPoint } from "../../src/recipes/stage-2/encoder-decoder-text.js";
 import { expectClose } from "../golden-case.js";
@@ -27,7 +30,8 @@ let texts: string[];
 beforeAll(async () => {
   world = await makeTinyWorld();
   folder = (name) => join(world.root, name);
-  texts = (await readCaptionSet(world.data, "train")).flatMap(({ captions }) => captions);
+  const pictures = await openData(world.data, "train").captions();
+  texts = (await sliceOf(pictures, 0, pictures.length)).flatMap(({ captions }) => captions);
   await writeTinyT5(folder("t5"), texts);
   for (const stage of ["vision", "stage1", "language-model"] as const)
     await world.train(stage, stage, { steps: 2 });
@@ -36,7 +40,7 @@ afterAll(() => world.remove());
 
 const t5 = (overrides: Overrides = {}): Overrides => ({ languageModel: folder("t5"), ...overrides });
 const keys = (overrides: Overrides = {}): Overrides =>
-  t5({ steps: 12, evaluateEvery: 6, statementShare: 0.25, ...overrides });
+  t5({ steps: 12, evaluateEvery: 6, statements: { share: 0.25 }, ...overrides });
 const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b) / values.length;
 
 describe.sequential("a run", () => {
@@ -131,22 +135,24 @@ describe("the task", () => {
       attention_probs_dropout_prob: 0,
     };
     const config = stage2ConfigSchema.parse(
-      world.config("stage2", keys({ batchSize: 16, statementShare: 0, ...overrides })),
+      world.config("stage2", keys({ batchSize: 16, statements: {}, ...overrides })),
     );
-    const pictures = await readCaptionSet(world.data, "train");
-    const vision = await readFrozenVision(config.stage1);
-    await using features = await ImageFeatures.of(vision, world.data, pictures, device);
-    const task = await stage2Task(
+    const pictures = await openData(world.data, "train").captions();
+    const vision = openFrozenVision(stage1);
+    const stores = join(world.data, "features");
+    const train = await openFeatures(vision, pictures, { device, folder: stores, brokenPictures: 0 });
+    const task = await stage2Task({
       device,
       config,
-      { ...stage1, config: { ...stage1.config, qformer_config: qformer } },
+      stage1: { ...stage1, config: { ...stage1.config, qformer_config: qformer } },
       vision,
-      await readFrozenLanguageModel(config.languageModel),
-      await loadTokenizer(config.languageModel),
-      { pictures, features },
-      { pictures, features },
-    );
+      languageModel: await openFrozenLanguageModel(await readModelFolder(config.languageModel)),
+      tokenizer: await loadTokenizer(config.languageModel),
+      train,
+      validation: train,
+    });
     const batches = [await task.batch(0, 0), await task.batch(1, 0), await task.batch(0, 0)] as const;
+    await train.close();
     return { batches, spread: spread(task.start.get("language_projection.weight")!.data) };
   };
   /** Real tokens in the encoder, by row. */
@@ -172,17 +178,19 @@ describe("the task", () => {
     // Words start at a spread of 1; 16 query columns are added up.
     expect(matched).toBeGreaterThan(0.2);
     expect(matched).toBeLessThan(0.3);
-    const other = await taskOf({ seed: 4, splitShare: 0, matchWordScale: false });
+    const other = await taskOf({ seed: 4, splitShare: 0, softPrompt: { matchWordScale: false } });
     expect(other.batches[0]["labels"]).not.toEqual(first["labels"]);
     expect(new Set(prefixLengths(other.batches[0]))).toEqual(new Set([1]));
     expect(other.spread).toBeLessThan(0.2);
   });
 
-  it("starts as many times larger as promptStart says, which counts in words", async () => {
-    const [one, twelve] = [await taskOf({}), await taskOf({ promptStart: 12 })];
+  it("starts as many times larger as softPrompt.start says, which counts in words", async () => {
+    const [one, twelve] = [await taskOf({}), await taskOf({ softPrompt: { start: 12 } })];
     expect(twelve.spread / one.spread).toBeCloseTo(12, 4);
-    await expect(taskOf({ promptStart: 12, matchWordScale: false })).rejects.toThrow(/matchWordScale: false/);
-    await expect(taskOf({ promptStart: 12, start: "elsewhere" })).rejects.toThrow(
+    await expect(taskOf({ softPrompt: { start: 12, matchWordScale: false } })).rejects.toThrow(
+      /matchWordScale: false/,
+    );
+    await expect(taskOf({ softPrompt: { start: 12 }, start: "elsewhere" })).rejects.toThrow(
       /cannot stand beside start/,
     );
   });
@@ -202,7 +210,13 @@ describe("rows", () => {
   });
   const caption = "a b c d e f g";
   const row = (overrides: object) =>
-    new PrefixWriter(tokenizer, endId, { prompt: "", maxTextLength: 40, splitShare: 1, ...overrides });
+    new PrefixWriter(tokenizer, endId, {
+      prompt: "",
+      maxTextLength: 40,
+      splitShare: 1,
+      statements: {},
+      ...overrides,
+    });
   const text = (ids: readonly number[]): string => tokenizer.decode(ids).trim();
 
   it("cut a caption between words, from the first to the middle, each place as often", () => {
@@ -268,7 +282,7 @@ describe("rows", () => {
   it("ask what statements say in the decoder alone, one behind the other, as many as fit", () => {
     const statements = ["the color of the star is red", "there are two fish"];
     const spoken = (ids: readonly number[]) => tokenizer.decode([...ids], { skipSpecialTokens: false });
-    const { prefix, labels, said } = row({ statementForm: "dialogue" }).statements(statements);
+    const { prefix, labels, said } = row({ statements: { form: "dialogue" } }).statements(statements);
     expect(prefix).toEqual([endId]);
     const whole = spoken(said!).split("</s>");
     expect(whole.map((turn) => turn.trim())).toEqual([...statements, ""]);
@@ -276,12 +290,12 @@ describe("rows", () => {
     const answers = spoken(learnt).split("</s>");
     expect(answers.map((answer) => answer.trim())).toEqual(["red", "two fish", ""]);
     expect(labels.every((label, i) => label === ignoreIndex || label === said![i])).toBe(true);
-    const cramped = row({ statementForm: "dialogue", maxTextLength: said!.length - 1 }).statements(
+    const cramped = row({ statements: { form: "dialogue" }, maxTextLength: said!.length - 1 }).statements(
       statements,
     );
     expect(cramped.said).toEqual(said!.slice(0, said!.indexOf(endId) + 1));
     // Where none fits, the first is a prefix, cut as other texts are.
-    const tight = row({ statementForm: "dialogue", maxTextLength: 4 }).statements(statements);
+    const tight = row({ statements: { form: "dialogue" }, maxTextLength: 4 }).statements(statements);
     expect(tight.prefix).toHaveLength(4);
     expect("the color of the star is".startsWith(text(tight.prefix.slice(0, -1)))).toBe(true);
     expect([text(tight.labels), tight.said]).toEqual(["red", undefined]);
@@ -316,13 +330,13 @@ describe("refuses", () => {
 
   it("keys that are for the other kind of language model", async () => {
     expect(await refusal({ splitShare: 0.5 })).toMatch(
-      /splitShare is for a T5, ROOT\/language-model\/model is an OPT/,
+      /splitShare is for an encoder-decoder, ROOT\/language-model\/model is decoder-only/,
     );
-    expect(await refusal({ statementForm: "dialogue" })).toMatch(
-      /statementForm is for a T5, ROOT\/language-model\/model is an OPT/,
+    expect(await refusal({ statements: { form: "dialogue" } })).toMatch(
+      /statements\.form is for an encoder-decoder, ROOT\/language-model\/model is decoder-only/,
     );
     expect(await refusal(t5({ learnStartToken: true }))).toMatch(
-      /learnStartToken is for a decoder-only language model, ROOT\/t5 is a T5/,
+      /learnStartToken is for a decoder-only language model, ROOT\/t5 is an encoder-decoder/,
     );
     expect(stage2ConfigSchema.safeParse(world.config("stage2", { splitShare: 2 })).success).toBe(false);
     expect(stage2ConfigSchema.safeParse(world.config("stage2", { splitShares: 1 })).success).toBe(false);
@@ -339,15 +353,15 @@ describe("refuses", () => {
   it("a folder that is no language model", async () => {
     const message = await refusal({ languageModel: folder("vision/model") });
     expect(message).toMatch(
-      /model_type "blip_2_vision_model" is no language model that stage 2 can use \(opt, t5\)/,
+      /model_type "blip_2_vision_model" is no language model that can be used here \(opt, t5, or/,
     );
   });
 
   it("a config that no T5 has, and weights that are not its", async () => {
     const wrong = await changedT5("t5-config", (json) => (json["d_model"] = "wide"));
-    expect(await refusal(wrong)).toMatch(/ROOT\/t5-config\/config.json: d_model: /);
+    expect(await refusal(wrong)).toMatch(/ROOT\/t5-config\/config.json: d_model is "wide": /);
     const other = await changedT5("t5-weights", (json) => (json["num_layers"] = 3));
-    expect(await refusal(other)).toMatch(/missing:\n +encoder.block.2/);
+    expect(await refusal(other)).toMatch(/missing:\n +language_model.encoder.block.2/);
   });
 
   it("a tokenizer that does not end texts as the model does, or has more tokens than the model rows", async () => {

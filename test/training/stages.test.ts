@@ -6,23 +6,22 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { toFloat16, toFloat32 } from "../../src/float16.js";
 import { openSafetensors } from "../../src/checkpoints/safetensors.js";
-import { readCaptionSet } from "../../src/data/caption-set.js";
+import { openData } from "../../src/data/open-data.js";
 import { readTextCorpus } from "../../src/data/text-corpus.js";
 import { trainableParameters, type Device } from "../../src/engine/index.js";
 import { UserError } from "../../src/errors.js";
 import { float32Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
-import { readFrozenLanguageModel } from "../../src/recipes/frozen-language-model.js";
-import { ImageFeatures, readFrozenVision } from "../../src/training/image-features.js";
-import {
-  languageModelConfigSchema,
-  languageModelTask,
-} from "../../src/recipes/scenes-parts/language-model.js";
+import { openFrozenLanguageModel } from "../../src/loading/frozen-language-model.js";
+import { openFrozenVision } from "../../src/loading/frozen-vision.js";
+import { openFeatures } from "../../src/training/image-features.js";
+import { languageModelConfigSchema, languageModelTask } from "../../src/recipes/scenes-parts/opt.js";
 import { slots } from "../../src/training/optimizer.js";
 import { RunFolder } from "../../src/training/run-folder.js";
 import { readLog } from "../../src/training/run-log.js";
 import { stage1ConfigSchema, stage1Task } from "../../src/recipes/stage-1.js";
-import { stage2ConfigSchema, stage2Task } from "../../src/recipes/stage-2/task.js";
+import { stage2ConfigSchema } from "../../src/recipes/stage-2/config.js";
+import { stage2Task } from "../../src/recipes/stage-2/task.js";
 import { train, type Task, type TrainerConfig } from "../../src/training/trainer.js";
 import { expectClose } from "../golden-case.js";
 import { testDevice } from "../nn/evaluate.js";
@@ -128,12 +127,14 @@ describe("stage 1 with some of its objectives", () => {
 
   async function stage1TaskOf(device: Device, overrides: Overrides): Promise<Task> {
     const config = stage1ConfigSchema.parse(world.config("stage1", overrides));
-    const vision = await readFrozenVision(config.vision);
-    const pictures = await readCaptionSet(world.data, "train");
-    await using features = await ImageFeatures.of(vision, world.data, pictures, device);
+    const vision = openFrozenVision(await readModelFolder(config.vision));
+    const pictures = await openData(world.data, "train").captions();
+    const folder = join(world.data, "features");
+    const train = await openFeatures(vision, pictures, { device, folder, brokenPictures: 0 });
     const tokenizer = await loadTokenizer(join(world.root, "stage1", "model"));
-    const set = { pictures, features };
-    return stage1Task(device, config, vision, tokenizer, set, set);
+    const task = await stage1Task({ device, config, vision, tokenizer, train, validation: train });
+    await train.close();
+    return task;
   }
 });
 
@@ -261,7 +262,8 @@ describe("a batch in parts", () => {
     const config = languageModelConfigSchema.parse(world.config("language-model", { accumulate: 2 }));
     const corpus = await readTextCorpus(join(world.data, "text_train.jsonl"));
     const tokenizer = await loadTokenizer(join(world.root, "language-model", "model"));
-    const task = await languageModelTask(device, config, tokenizer, corpus, corpus.slice(0, 1));
+    const texts = { train: corpus, test: corpus.slice(0, 1) };
+    const task = await languageModelTask({ device, config, tokenizer, ...texts });
     await expectMeanOfParts(device, task, config, "language-model-parts");
   });
 
@@ -270,17 +272,17 @@ describe("a batch in parts", () => {
     const config = stage2ConfigSchema.parse(world.config("stage2", { accumulate: 2 }));
     const [stage1, languageModel] = [
       await readModelFolder(config.stage1),
-      await readFrozenLanguageModel(config.languageModel),
+      await openFrozenLanguageModel(await readModelFolder(config.languageModel)),
     ];
-    const [vision, tokenizer] = [
-      await readFrozenVision(config.stage1),
-      await loadTokenizer(config.languageModel),
-    ];
-    const pictures = await readCaptionSet(world.data, "train");
-    await using features = await ImageFeatures.of(vision, world.data, pictures, device);
-    const set = { pictures, features };
-    const task = await stage2Task(device, config, stage1, vision, languageModel, tokenizer, set, set);
+    const vision = openFrozenVision(stage1);
+    const tokenizer = await loadTokenizer(config.languageModel);
+    const pictures = await openData(world.data, "train").captions();
+    const folder = join(world.data, "features");
+    const train = await openFeatures(vision, pictures, { device, folder, brokenPictures: 0 });
+    const frozen = { stage1, vision, languageModel, tokenizer };
+    const task = await stage2Task({ device, config, ...frozen, train, validation: train });
     await expectMeanOfParts(device, task, config, "stage2-parts");
+    await train.close();
   });
 });
 
@@ -315,9 +317,8 @@ describe("statements in stage 2", () => {
     { timeout: 120_000 },
     async () => {
       const { last } = await world.train("stage2", "stage2-statements", {
-        statementShare: 0.5,
-        statements: 2,
-        promptScale: 2,
+        statements: { share: 0.5, perRow: 2 },
+        softPrompt: { limit: 2 },
         steps: 4,
       });
       expect(last["loss"]).toBeGreaterThan(0);
@@ -331,13 +332,13 @@ describe("statements in stage 2", () => {
       images: object[];
       annotations: { image_id: number }[];
     };
-    const train = (out: string) => world.train("stage2", out, { statementShare: 0.5 });
+    const train = (out: string) => world.train("stage2", out, { statements: { share: 0.5 } });
     try {
       const few = annotations.filter(({ image_id }) => image_id !== 3);
       await writeFile(file, JSON.stringify({ images, annotations: few }));
       await expect(train("few")).rejects.toThrow(/statements_train\.json: 1 pictures .* required: 3$/);
       await rm(file);
-      await expect(train("none")).rejects.toThrow(/statements_train\.json does not exist/);
+      await expect(train("none")).rejects.toThrow(/statements_train\.json: this file does not exist/);
     } finally {
       await writeFile(file, whole);
     }
@@ -345,8 +346,8 @@ describe("statements in stage 2", () => {
 });
 
 it("computes image features once for each split, not once for each stage", async () => {
-  // train for both stages, test for stage 1, validation for stage 2
-  expect(await readdir(join(world.data, "features"))).toHaveLength(3);
+  // train and validation, for both stages
+  expect(await readdir(join(world.data, "features"))).toHaveLength(2);
 });
 
 describe("texts that are longer than a model has positions for", () => {

@@ -6,9 +6,10 @@ import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { T5, t5ConfigSchema } from "../../src/models/language/t5.js";
 import { Parameters } from "../../src/nn/parameters.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
-import { trainLanguageModel } from "../../src/recipes/run-stage.js";
+import { runRecipe } from "../../src/recipes/run.js";
+import { languageModel } from "../../src/recipes/scenes-parts/language-model.js";
 import { readLog } from "../../src/training/run-log.js";
-import { t5LanguageModelConfigSchema } from "../../src/recipes/scenes-parts/t5-language-model.js";
+import { t5LanguageModelConfigSchema } from "../../src/recipes/scenes-parts/t5.js";
 import { blip2 } from "../cli/captured.js";
 import { makeTinyWorld, type Overrides, type TinyWorld } from "./tiny-world.js";
 
@@ -68,8 +69,8 @@ describe("a run", () => {
     expect(losses[0]).not.toBe((await lossesOf("plain"))[0]);
     const config = t5LanguageModelConfigSchema.parse(configOf(condensed));
     const options = { out: at("condensed-twice"), threads: 1 };
-    await trainLanguageModel(config, { ...options, resume: false, until: 5 });
-    await trainLanguageModel(config, { ...options, resume: true });
+    await runRecipe(languageModel, config, { ...options, resume: false, until: 5 });
+    await runRecipe(languageModel, config, { ...options, resume: true });
     const [once, twice] = await Promise.all(
       ["condensed", "condensed-twice"].map((run) => readFile(join(at(run), "checkpoint.safetensors"))),
     );
@@ -84,14 +85,14 @@ describe("a run", () => {
     const onProgress = ({ step }: { step: number }): void => {
       if (step === 5) controller.abort();
     };
-    const stopped = trainLanguageModel(config, {
+    const stopped = runRecipe(languageModel, config, {
       ...options,
       resume: false,
       signal: controller.signal,
       onProgress,
     });
     await expect(stopped).rejects.toThrow(/step 5/);
-    await trainLanguageModel(config, { ...options, resume: true });
+    await runRecipe(languageModel, config, { ...options, resume: true });
     const [broken, whole] = await Promise.all(
       ["broken", "whole"].map((run) => readFile(join(at(run), "checkpoint.safetensors"))),
     );
@@ -125,13 +126,13 @@ describe("a run", () => {
   });
 
   it("goes on from an earlier one", { timeout: 120_000 }, async () => {
-    const first = await trainLanguageModel(t5LanguageModelConfigSchema.parse(configOf({ steps: 2 })), {
+    const first = await runRecipe(languageModel, t5LanguageModelConfigSchema.parse(configOf({ steps: 2 })), {
       out: at("first"),
       resume: false,
       threads: 1,
     });
     const still = configOf({ steps: 1, start: at("first"), learningRate: { peak: 1e-12 }, seed: 9 });
-    const second = await trainLanguageModel(t5LanguageModelConfigSchema.parse(still), {
+    const second = await runRecipe(languageModel, t5LanguageModelConfigSchema.parse(still), {
       out: at("second"),
       resume: false,
       threads: 1,

@@ -90,18 +90,15 @@ async function run(
   seams: Seams = {},
   { resume = false, folder = out, ...hooks }: TrainingHooks & { resume?: boolean; folder?: string } = {},
 ): Promise<HostTensor> {
-  const { weights } = await train(
-    device,
-    regression(settings, seams),
-    settings,
-    await RunFolder.open(folder, settings, { resume }),
-    hooks,
-  );
+  await using opened = await RunFolder.open(folder, settings, { resume });
+  const { weights } = await train(device, regression(settings, seams), settings, opened, hooks);
   return weights.get("w")!;
 }
 
-const savedWeight = async (settings: TrainerConfig): Promise<HostTensor> =>
-  (await RunFolder.open(out, settings, { resume: true })).checkpoint!.tensors.get(slots.weight("w"))!;
+async function savedWeight(settings: TrainerConfig): Promise<HostTensor> {
+  await using opened = await RunFolder.open(out, settings, { resume: true });
+  return opened.checkpoint!.tensors.get(slots.weight("w"))!;
+}
 
 it("learns the same from a batch in parts as from the whole", async () => {
   const whole = await run(config());
@@ -177,8 +174,8 @@ describe("what is not finite", () => {
       { folder: `${out}-one`, signal: abortAfter(1).signal },
     ).catch(() => undefined);
     expect(first).toBeUndefined();
-    const afterFirst = (await RunFolder.open(`${out}-one`, config({ steps: 3 }), { resume: true }))
-      .checkpoint!;
+    await using one = await RunFolder.open(`${out}-one`, config({ steps: 3 }), { resume: true });
+    const afterFirst = one.checkpoint!;
     expect(afterFirst.step).toBe(1);
     expect((await savedWeight(settings)).data).toEqual(afterFirst.tensors.get(slots.weight("w"))!.data);
   });
@@ -231,11 +228,12 @@ describe("the log", () => {
     const dying = () =>
       ++count === death / 2 ? Promise.reject(new Error("killed")) : Promise.resolve({ measure: 1 });
     await expect(run(settings, { evaluate: dying })).rejects.toThrow("killed");
+    await using opened = await RunFolder.open(out, settings, { resume: true });
     const { last } = await train(
       device,
       regression(settings, { evaluate: () => Promise.resolve({ measure: 2 }) }),
       settings,
-      await RunFolder.open(out, settings, { resume: true }),
+      opened,
     );
     expect(last["measure"]).toBe(2);
     const measured = (await readLog(out)).flatMap((line) => ("measure" in line ? [line["step"]] : []));

@@ -7,7 +7,7 @@ import { createTokenizer } from "../../src/text/tokenizer.js";
 import { alterCaption, withoutColors, wordGroups } from "../../src/recipes/scenes-parts/altered-captions.js";
 import { patchLabels } from "../../src/recipes/scenes-parts/patch-classification.js";
 import { SeenPairs } from "../../src/recipes/scenes-parts/seen-pairs.js";
-import { captionRows, recallAt1 } from "../../src/recipes/scenes-parts/vision.js";
+import { captionRows, recallAt1 } from "../../src/evaluation/towers-measure.js";
 
 const world = {
   picture_size: 96,

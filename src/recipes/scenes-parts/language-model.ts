@@ -64,7 +64,10 @@ export const languageModel = defineRecipe<TextConfig>({
     const files = buildBpeTokenizer(corpusTexts(train, family.questionFormat), family.kind);
     const tokenizer = tokenizerFrom(files);
     const written = training.configOf(config, tokenizer);
-    const { generationConfig } = family.writtenIds(family.textIds(written, tokenizer, config.data));
+    const ids = family.writtenIds(family.textIds(written, tokenizer, config.data)).generationConfig;
+    // Alone, a decoder that an encoder feeds starts from its own start token; "bos" is of BLIP-2's empty prompt.
+    const { bos_token_id: _bos, ...withoutBos } = ids;
+    const generationConfig = family.kind === "encoder-decoder" ? withoutBos : ids;
     return {
       data: {
         [trainFile]: await digestOf(join(config.data, trainFile)),
