@@ -91,13 +91,8 @@ export async function openQuantised(source: TensorFile, options: Quantisation): 
     if (found !== undefined) notices.push(`${place}: ${found}; it is made again`);
     free.push(place);
   }
+  // Without a key that is kept no copy of before is known again: one reason for all, told once there is a copy.
   if (problem === undefined) for (const notice of notices) onNotice?.(notice);
-  else if (free.length > 0) {
-    // The reason of all others.
-    onNotice?.(
-      `the key by which ${precision} copies are known again cannot be kept (${problem}), so every process makes its own; ${cacheRemedy}`,
-    );
-  }
   const refusals: string[] = [];
   for (const place of free) {
     try {
@@ -111,6 +106,11 @@ export async function openQuantised(source: TensorFile, options: Quantisation): 
     if (refusals.length > 0) {
       onNotice?.(
         `the ${precision} copy of ${source.path} is kept in ${place}, as its own folder cannot take it (${refusals.join(", ")})`,
+      );
+    }
+    if (problem !== undefined) {
+      onNotice?.(
+        `the key by which ${precision} copies are known again cannot be kept (${problem}), so every process makes its own; ${cacheRemedy}`,
       );
     }
     return openSafetensors(place);
