@@ -5,19 +5,21 @@
  * `x.scales`; `x` itself is there too where it also serves as a table.
  *
  * A copy is used again only if it was made of this source: of files with these sizes, times and headers, whose tensors
- * begin with these bytes. (Times alone would not do, as package managers set them all alike; to hash whole files would
- * take longer than to load them.) Checksums of all its tensors are compared each time it is opened, and a copy that
- * does not fit is made anew.
+ * begin and end with these bytes. (Times alone would not do, as package managers set them all alike; to hash whole files would
+ * take longer than to load them.) And only if this user made it: whoever ships a model could put a copy beside it. So
+ * its tensors must be those that the source asks for, and their seals (`copy-seal.ts`) are compared each time it is
+ * opened. What does not fit is made anew, in its place, or elsewhere if it is another user's.
  */
-import { createHash } from "node:crypto";
+import { createHash, timingSafeEqual } from "node:crypto";
 import { open, stat, type FileHandle } from "node:fs/promises";
-import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import { crc32 } from "node:zlib";
-import { InternalError, InterruptedError, UserError } from "../errors.js";
-import { bytesPerElement, elementCount, type FrozenValue, type HostTensor } from "../host-tensor.js";
+import { InterruptedError, UserError } from "../errors.js";
+import { bytesPerElement, elementCount, type HostTensor } from "../host-tensor.js";
 import { codeOf } from "../files/atomic-write.js";
+import { readBytes, withFile } from "../files/byte-source.js";
+import { copyLayout, layoutProblem, sealsName, type CopiedForm, type CopyLayout } from "./copy-layout.js";
+import { cacheFolder, cacheRemedy, ownSecret, Seal, sealLength } from "./copy-seal.js";
 import { toFloat32 } from "../float16.js";
 import { Int4Matrix, int4Block, Int8Matrix } from "./quantise.js";
 import {
@@ -29,14 +31,13 @@ import {
   type WriteTensor,
 } from "./safetensors.js";
 
+export { frozenValues } from "./copy-layout.js";
+
 export interface Quantisation {
   /** Names the copy: `int8`, `int4`. */
   readonly precision: string;
   /** How a tensor is held; undefined: as it is. */
-  readonly form: (
-    name: string,
-    dims: readonly number[],
-  ) => { readonly bits: 8 | 4; readonly table: boolean } | undefined;
+  readonly form: (name: string, dims: readonly number[]) => CopiedForm;
   /** Tensors that are left out. */
   readonly ignored?: (name: string) => boolean;
   readonly signal?: AbortSignal | undefined;
@@ -52,67 +53,72 @@ export interface QuantisationProgress {
   readonly total: number;
 }
 
-const version = "1";
-const checksumsName = "blip2.checksums";
+const version = "2";
 /** Float32 values at hand at a time. */
 const chunk = 2 ** 20;
 
+/** What a copy must be: made by this user, of this source, with these tensors. */
+interface Wanted {
+  readonly secret: Uint8Array;
+  /** Identifies the source. */
+  readonly key: string;
+  readonly layout: CopyLayout;
+}
+
 /**
  * The quantised copy of `source`, made first if there is none that fits. Read its tensors with `frozenValues`.
- * Throws `UserError` if no copy can be written, or a weight is not finite; `InterruptedError` on `signal`.
+ * Throws `UserError` if no copy can be written, or a weight cannot be quantised; `InterruptedError` on `signal`.
  */
 export async function openQuantised(source: TensorFile, options: Quantisation): Promise<TensorFile> {
+  const { precision, onNotice } = options;
   const key = await sourceKey(source, options);
-  const places = [
-    join(dirname(source.path), `blip2-${options.precision}.safetensors`),
-    join(cacheFolder(), `${key.slice(0, 32)}-${options.precision}.safetensors`),
-  ];
+  const { secret, problem } = await ownSecret();
+  const layout = copyLayout(source, (name) => isKept(name, options), options.form);
+  const wanted: Wanted = { secret, key, layout };
+  const cache = cacheFolder();
+  const places = [join(dirname(source.path), `blip2-${precision}.safetensors`)];
+  if (cache !== undefined && problem === undefined)
+    places.push(join(cache, `${key.slice(0, 32)}-${precision}.safetensors`));
+  const notices: string[] = [];
+  const free: string[] = [];
   for (const place of places) {
-    const found = await openCopy(place, key, options);
-    if (found !== undefined) return found;
+    const found = await openCopy(place, wanted, options);
+    if (typeof found === "object") return found;
+    if (found !== undefined && (await isOfAnother(place))) {
+      notices.push(`${place}: ${found}; it is another user's and left as it is`);
+      continue;
+    }
+    if (found !== undefined) notices.push(`${place}: ${found}; it is made again`);
+    free.push(place);
   }
-  for (const [i, place] of places.entries()) {
+  // Without a key that is kept no copy of before is known again: one reason for all, told once there is a copy.
+  if (problem === undefined) for (const notice of notices) onNotice?.(notice);
+  const refusals: string[] = [];
+  for (const place of free) {
     try {
-      await writeCopy(place, source, key, options);
-      return await openSafetensors(place);
+      await writeCopy(place, source, wanted, options);
     } catch (error) {
-      const isLast = i === places.length - 1;
-      const code = error instanceof UserError ? codeOf(error.cause) : undefined;
-      if (isLast || !["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT"].includes(code ?? "")) throw error;
-      options.onNotice?.(
-        `the ${options.precision} copy of ${source.path} is kept in ${places[i + 1]}, as its own folder cannot take it (${code})`,
+      const code = codeOf(error) ?? (error instanceof UserError ? codeOf(error.cause) : undefined);
+      if (code === undefined) throw error;
+      refusals.push(`${dirname(place)}: ${code}`);
+      continue;
+    }
+    if (refusals.length > 0) {
+      onNotice?.(
+        `the ${precision} copy of ${source.path} is kept in ${place}, as its own folder cannot take it (${refusals.join(", ")})`,
       );
     }
+    if (problem !== undefined) {
+      onNotice?.(
+        `the key by which ${precision} copies are known again cannot be kept (${problem}), so every process makes its own; ${cacheRemedy}`,
+      );
+    }
+    return openSafetensors(place);
   }
-  throw new InternalError("openQuantised: there is no place left");
-}
-
-/** The values of the named weights, where they lie. */
-export function frozenValues(file: TensorFile, names: Iterable<string>): Map<string, FrozenValue> {
-  const values = new Map<string, FrozenValue>();
-  for (const name of names) {
-    const table = file.tensors.get(name);
-    const scales = file.tensors.get(`${name}.scales`);
-    const form = (["int8", "int4"] as const).find((suffix) => file.tensors.has(`${name}.${suffix}`));
-    if (form !== undefined && scales !== undefined) {
-      const quantised = file.tensors.get(`${name}.${form}`)!;
-      const n = scales.dims[0]!;
-      const k = form === "int8" ? quantised.dims[0]! : Number(file.metadata[`${name}.k`]);
-      values.set(name, {
-        quantised: form,
-        dims: [n, k],
-        values: quantised,
-        scales,
-        ...(table && { table }),
-      });
-    } else if (table !== undefined) values.set(name, table);
-    else throw new UserError(`${file.path}: has no tensor ${JSON.stringify(name)}`);
-  }
-  return values;
-}
-
-function cacheFolder(): string {
-  return join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "blip2", "quantised");
+  if (problem !== undefined) refusals.push(problem);
+  throw new UserError(
+    `${source.path}: there is no place for its ${precision} copy (${refusals.join(", ") || "those there are another user's"}); ${cacheRemedy}`,
+  );
 }
 
 /** Whether the bytes in the file are the tensor, so that it can be mapped; others come about when they are read. */
@@ -137,7 +143,10 @@ async function sourceKey(source: TensorFile, options: Quantisation): Promise<str
       for (const [name, { dtype, dims, offset, length }] of entries) {
         hash.update(JSON.stringify([name, dtype, dims, offset, options.form(name, dims) ?? null]));
         const start = Math.max(0, offset);
-        hash.update(await readAt(file, path, start, Math.min(length, 1024, size - start)));
+        const some = Math.min(length, 1024, size - start);
+        hash.update(await readAt(file, path, start, some));
+        const end = Math.min(start + length, size);
+        hash.update(await readAt(file, path, end - some, some));
       }
     } finally {
       await file.close();
@@ -146,103 +155,98 @@ async function sourceKey(source: TensorFile, options: Quantisation): Promise<str
   return hash.digest("hex");
 }
 
-/** The copy at `place`, if it is one of this source, and sound. */
-async function openCopy(place: string, key: string, options: Quantisation): Promise<TensorFile | undefined> {
+/** The copy at `place` if it is the one that is wanted; why it is not; undefined if there is none. */
+async function openCopy(
+  place: string,
+  wanted: Wanted,
+  options: Quantisation,
+): Promise<TensorFile | string | undefined> {
   try {
     await stat(place);
   } catch {
     return undefined;
   }
-  const remake = (why: string): undefined => {
-    options.onNotice?.(`${place}: ${why}; it is made again`);
-  };
-  let file: TensorFile;
   try {
-    file = await openSafetensors(place);
+    const file = await openSafetensors(place);
+    const { version: made, source } = file.metadata;
+    if (made !== version) return "is of another version of blip2";
+    if (source !== wanted.key) return "was made of other weights";
+    const declared = withSeals(wanted.layout.declared);
+    const problem = layoutProblem(file, declared, notes(wanted));
+    if (problem !== undefined) return problem;
+    return (await isSealed(file, wanted, options))
+      ? file
+      : "is damaged (a checksum differs), or was not made by this user";
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    return remake("is damaged");
+    return "is damaged";
   }
-  if (file.metadata["source"] !== key) return remake("was made of other weights");
-  if (!(await hasRightChecksums(file, options))) return remake("is damaged (a checksum differs)");
-  return file;
 }
 
-/** Entries in the order in which their checksums are kept. */
-function checked(tensors: TensorFile["tensors"]): [string, TensorEntry][] {
-  return [...tensors].filter(([name]) => name !== checksumsName).sort(([a], [b]) => (a < b ? -1 : 1));
+/** Whether the file at `place` is not this user's to replace. */
+async function isOfAnother(place: string): Promise<boolean> {
+  if (process.getuid === undefined) return false;
+  const found = await stat(place).catch(() => undefined);
+  return found !== undefined && found.uid !== process.getuid();
 }
 
-async function hasRightChecksums(file: TensorFile, { signal, onProgress }: Quantisation): Promise<boolean> {
-  if (!file.tensors.has(checksumsName)) return false;
-  const { data } = await file.read(checksumsName);
-  const expected = new DataView(data.buffer, data.byteOffset, data.byteLength);
-  const entries = checked(file.tensors);
-  if (data.byteLength !== 4 * entries.length) return false;
-  const total = entries.reduce((sum, [, { length }]) => sum + length, 0);
-  const handle = await open(file.path, "r");
+const notes = ({ key, layout }: Wanted): Record<string, string> => ({
+  format: "blip2-quantised",
+  version,
+  source: key,
+  ...layout.metadata,
+});
+
+const withSeals = (declared: readonly DeclaredTensor[]): readonly DeclaredTensor[] => [
+  ...declared,
+  [sealsName, { dtype: "uint8", dims: [sealLength * declared.length] }],
+];
+
+/** The tensors in the order of their seals. */
+const inSealOrder = (declared: readonly DeclaredTensor[]): readonly DeclaredTensor[] =>
+  declared.toSorted(([a], [b]) => (a < b ? -1 : 1));
+
+async function isSealed(
+  file: TensorFile,
+  { secret, key, layout }: Wanted,
+  { signal, onProgress }: Quantisation,
+): Promise<boolean> {
+  const seals = (await file.read(sealsName)).data as Uint8Array;
+  const total = layout.declared.reduce((sum, [name]) => sum + file.tensors.get(name)!.length, 0);
+  const most = 2 ** 22;
   let step = 0;
-  try {
-    const buffer = Buffer.alloc(2 ** 22);
-    for (const [i, [, { offset, length }]] of entries.entries()) {
-      let sum = 0;
-      for (let done = 0; done < length;) {
+  return withFile(file.path, async (handle) => {
+    for (const [i, [name, tensor]] of inSealOrder(layout.declared).entries()) {
+      const { offset, length } = file.tensors.get(name)!;
+      const seal = new Seal(secret, key, name, tensor);
+      for (let done = 0; done < length; done += most) {
         stopIf(signal);
-        const { bytesRead } = await handle.read(
-          buffer,
-          0,
-          Math.min(buffer.length, length - done),
-          offset + done,
-        );
-        if (bytesRead === 0) return false;
-        sum = crc32(buffer.subarray(0, bytesRead), sum);
-        done += bytesRead;
-        step += bytesRead;
+        const size = Math.min(most, length - done);
+        seal.add(await readBytes(handle, file.path, offset + done, size));
+        step += size;
         onProgress?.({ detail: "check", step, total });
       }
-      if (expected.getUint32(4 * i, true) !== sum) return false;
+      if (!timingSafeEqual(seal.code(), seals.subarray(sealLength * i, sealLength * (i + 1)))) return false;
     }
-  } finally {
-    await handle.close();
-  }
-  return true;
+    return true;
+  });
 }
 
 async function writeCopy(
   place: string,
   source: TensorFile,
-  key: string,
+  wanted: Wanted,
   options: Quantisation,
 ): Promise<void> {
-  const plan = [...source.tensors]
-    .filter(([name]) => isKept(name, options))
-    .map(([name, entry]) => ({ name, entry, form: options.form(name, entry.dims) }));
-  const declared: DeclaredTensor[] = [];
-  const metadata: Record<string, string> = { format: "blip2-quantised", version, source: key };
-  for (const { name, entry, form } of plan) {
-    if (form === undefined || form.table) declared.push([name, entry]);
-    if (form === undefined) continue;
-    const [n, k] = entry.dims as [number, number];
-    const blocks = Math.ceil(k / int4Block);
-    if (form.bits === 8) {
-      declared.push([`${name}.int8`, { dtype: "int8", dims: [k, n] }]);
-      declared.push([`${name}.scales`, { dtype: "float32", dims: [n] }]);
-    } else {
-      declared.push([`${name}.int4`, { dtype: "uint8", dims: [n, blocks, int4Block / 2] }]);
-      declared.push([`${name}.scales`, { dtype: "float32", dims: [n, blocks] }]);
-      metadata[`${name}.k`] = String(k);
-    }
-  }
-  const names = declared.map(([name]) => name).sort();
-  const order = new Map(names.map((name, i) => [name, i]));
-  const checksums = new DataView(new ArrayBuffer(4 * names.length));
-  declared.push([checksumsName, { dtype: "uint8", dims: [checksums.byteLength] }]);
+  const { plan, declared } = wanted.layout;
+  const seals = new Map(
+    inSealOrder(declared).map(([name, tensor]) => [name, new Seal(wanted.secret, wanted.key, name, tensor)]),
+  );
   const total = plan.reduce((sum, { entry }) => sum + entry.length, 0);
   let step = 0;
-  await fillSafetensors(place, declared, metadata, async (write) => {
+  await fillSafetensors(place, withSeals(declared), notes(wanted), async (write) => {
     const put: WriteTensor = async (name, bytes) => {
-      const at = 4 * order.get(name)!;
-      checksums.setUint32(at, crc32(bytes, checksums.getUint32(at, true)), true);
+      seals.get(name)!.add(bytes);
       await write(name, bytes);
     };
     for (const { name, entry, form } of plan) {
@@ -264,7 +268,7 @@ async function writeCopy(
       await put(`${name}.${form!.bits === 8 ? "int8" : "int4"}`, bytesOf(matrix.values));
       await put(`${name}.scales`, bytesOf(matrix.scales));
     }
-    await write(checksumsName, new Uint8Array(checksums.buffer));
+    await write(sealsName, Buffer.concat([...seals.values()].map((seal) => seal.code())));
   });
 }
 
@@ -282,21 +286,28 @@ async function* pieces(
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
   const { file: path, dtype, dims, offset, length } = entry;
   if (length === 0) return;
-  if (!liesAsItIs(entry)) {
-    const { data } = await source.read(name);
-    yield new Uint8Array(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-    return;
-  }
-  const row = elementCount(dims.slice(1)) * bytesPerElement[dtype];
-  const most = Math.max(1, Math.floor((chunk * bytesPerElement[dtype]) / row)) * row;
-  const file = await open(path, "r");
   try {
-    for (let done = 0; done < length; done += most) {
-      stopIf(signal);
-      yield await readAt(file, path, offset + done, Math.min(most, length - done));
+    if (!liesAsItIs(entry)) {
+      const { data } = await source.read(name);
+      yield new Uint8Array(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      return;
     }
-  } finally {
-    await file.close();
+    const row = elementCount(dims.slice(1)) * bytesPerElement[dtype];
+    const most = Math.max(1, Math.floor((chunk * bytesPerElement[dtype]) / row)) * row;
+    const file = await open(path, "r");
+    try {
+      for (let done = 0; done < length; done += most) {
+        stopIf(signal);
+        yield await readAt(file, path, offset + done, Math.min(most, length - done));
+      }
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    // Without a system's code: that would say that the copy's place is at fault.
+    const code = codeOf(error) ?? (error instanceof UserError ? codeOf(error.cause) : undefined);
+    if (code === undefined) throw error;
+    throw new UserError(error instanceof UserError ? error.message : `${path}: cannot be read (${code})`);
   }
 }
 

@@ -5,6 +5,7 @@
 import type { HostTensor } from "../host-tensor.js";
 import type { FrozenWeights, InputSpec } from "./emit.js";
 import type { Tensor } from "./graph.js";
+import type { ByteProducts } from "./ops/rule.js";
 
 export type HostTensors = Readonly<Record<string, HostTensor>>;
 
@@ -34,6 +35,14 @@ export interface RunOptions {
   readonly residentOutputs?: Slots;
 }
 
+export interface DeviceOptions {
+  /** Default: the CPUs that this process may use. */
+  readonly threads?: number | undefined;
+  readonly profilePrefix?: string | undefined;
+  /** The form of products with 8-bit weights. Default: what this processor computes right, tried out once in a process. */
+  readonly byteProducts?: ByteProducts | undefined;
+}
+
 /** Slots of one piece of work, apart from all others; disposing of them frees what they hold. */
 export interface OwnSlots extends AsyncDisposable {
   /** The slot of a name, the same one each time. */
@@ -59,6 +68,8 @@ export interface Device extends AsyncDisposable {
   /** Copies of resident tensors. */
   read(slots: readonly string[]): Promise<HostTensors>;
   drop(slots: readonly string[]): Promise<void>;
+  /** The form in which products with 8-bit weights are exact here. */
+  byteProducts(): Promise<ByteProducts>;
   /** Slots that nobody else has and that free themselves. */
   slots(): OwnSlots;
   /** Frees everything. Work already requested is finished first; closing twice is harmless. */

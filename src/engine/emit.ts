@@ -16,7 +16,7 @@ import {
 import { opTable } from "./op-table.js";
 import { onnxType } from "./ops/elementwise.js";
 import { heldForms, type HeldForm } from "./ops/held-weights.js";
-import type { Emitter, NodeOptions, OnnxAttribute, OpRule } from "./ops/rule.js";
+import type { ByteProducts, Emitter, NodeOptions, OnnxAttribute, OpRule } from "./ops/rule.js";
 
 /** A graph input as a caller must feed it. */
 export interface InputSpec {
@@ -48,16 +48,18 @@ export type Locate = (tensor: StoredTensor) => { readonly location: string; read
  * folds that at load). Tensors in files are referred to, at the places that `locate` gives.
  * Throws a `UserError` that names all weights that are missing or misshapen.
  *
- * `refused` names an output to put before them that is no tensor; see `session-worker.ts`.
+ * `refused` names an output to put before them that is no tensor; see `session-worker.ts`. `byteProducts`: what the
+ * processor asks for, see there.
  */
 export function emit(
   outputs: Readonly<Record<string, Tensor>>,
   weights: FrozenWeights = new Map(),
   locate: Locate = unplaced,
   refused?: string,
+  byteProducts: ByteProducts = "signed",
 ): EmittedModel {
   const order = topologicalOrder(deepestFirst(Object.values(outputs)));
-  return new ModelWriter(weights, order, outputs, locate, refused).write();
+  return new ModelWriter(weights, order, outputs, locate, refused, byteProducts).write();
 }
 
 const unplaced: Locate = ({ file }) => {
@@ -105,6 +107,7 @@ class ModelWriter implements Emitter {
     private readonly outputs: Readonly<Record<string, Tensor>>,
     private readonly locate: Locate,
     private readonly refused: string | undefined,
+    readonly byteProducts: ByteProducts,
   ) {
     this.used = new Set([...order.flatMap((node) => node.inputs), ...Object.values(outputs)]);
   }

@@ -1,12 +1,10 @@
 /** The device that Node has. Layers that shall run in a browser are given one; only who opens models and runs imports this. */
-import type { Device } from "./device.js";
+import type { Device, DeviceOptions } from "./device.js";
 import { WorkerDevice } from "./session.js";
 
 export { availableCpus } from "./cpu-count.js";
 
 /** Starts a worker thread. `threads` defaults to the CPUs that this process may use. */
-export function openDevice(
-  options: { readonly threads?: number | undefined; readonly profilePrefix?: string } = {},
-): Device {
+export function openDevice(options: DeviceOptions = {}): Device {
   return WorkerDevice.open(options);
 }

@@ -1,12 +1,24 @@
 /** Running emitted graphs in a worker thread that owns the runtime and all large state. */
+import { dirname } from "node:path";
 import { Worker } from "node:worker_threads";
 import { InternalError, InterruptedError } from "../errors.js";
 import { elementCount } from "../host-tensor.js";
+import { byteProductsHere } from "./byte-products.js";
 import { availableCpus } from "./cpu-count.js";
 import { evaluateDim, isName, namesOf, showShape, type Dim } from "./dims.js";
-import type { CompileOptions, Device, HostTensors, OwnSlots, Program, RunOptions, Slots } from "./device.js";
+import type {
+  CompileOptions,
+  Device,
+  DeviceOptions,
+  HostTensors,
+  OwnSlots,
+  Program,
+  RunOptions,
+  Slots,
+} from "./device.js";
 import { emit, type FrozenWeights, type InputSpec } from "./emit.js";
 import type { Tensor } from "./graph.js";
+import type { ByteProducts } from "./ops/rule.js";
 import { ownSlots } from "./own-slots.js";
 import { placeBeside } from "./placement.js";
 import {
@@ -28,11 +40,14 @@ export class WorkerDevice implements Device {
   >();
   private nextRequest = 0;
   private nextProgram = 0;
+  /** Folders whose weights are known to be copied. */
+  private readonly noticed = new Set<string>();
   private closed: Promise<void> | undefined;
 
   private constructor(
     private readonly worker: Worker,
     readonly threads: number,
+    private readonly forcedProducts: ByteProducts | undefined,
   ) {
     worker.on("message", (reply: Reply) => {
       const waiter = this.waiting.get(reply.id);
@@ -54,16 +69,14 @@ export class WorkerDevice implements Device {
     worker.unref();
   }
 
-  /** Starts a worker. `threads` defaults to the CPUs that this process may use. */
-  static open(
-    options: { readonly threads?: number | undefined; readonly profilePrefix?: string } = {},
-  ): WorkerDevice {
+  /** Starts a worker. */
+  static open(options: DeviceOptions = {}): WorkerDevice {
     const threads = options.threads ?? availableCpus();
     const settings: WorkerSettings = {
       threads,
       ...(options.profilePrefix === undefined ? {} : { profilePrefix: options.profilePrefix }),
     };
-    return new WorkerDevice(startWorker(settings), threads);
+    return new WorkerDevice(startWorker(settings), threads, options.byteProducts);
   }
 
   private request(
@@ -82,14 +95,37 @@ export class WorkerDevice implements Device {
   }
 
   async compile(outputs: Readonly<Record<string, Tensor>>, options: CompileOptions = {}): Promise<Program> {
+    return this.load(outputs, options, hasBytes(options.weights) ? await this.byteProducts() : "signed");
+  }
+
+  /** The form in which products with 8-bit weights are exact here. */
+  async byteProducts(): Promise<ByteProducts> {
+    if (this.forcedProducts !== undefined) return this.forcedProducts;
+    return byteProductsHere(async (products, outputs, x, w) => {
+      const program = await this.load(outputs, { weights: new Map([["w", w]]) }, products);
+      const { y } = await program.run({ x });
+      await program.release();
+      return y!.data;
+    });
+  }
+
+  private async load(
+    outputs: Readonly<Record<string, Tensor>>,
+    options: CompileOptions,
+    byteProducts: ByteProducts,
+  ): Promise<Program> {
     const files = filesOf(options.weights);
     const placement = files.length === 0 ? undefined : await placeBeside(files);
     const program = this.nextProgram++;
     let model;
     try {
-      if (placement?.notice !== undefined) options.onNotice?.(placement.notice);
+      if (placement?.notice !== undefined && !this.noticed.has(dirname(files[0]!))) {
+        // The programs of a model share their weights' folder, and one notice says it for all.
+        this.noticed.add(dirname(files[0]!));
+        options.onNotice?.(placement.notice);
+      }
       const refused = options.reuseResidents === true ? refusedOutput : undefined;
-      model = emit(outputs, options.weights, placement?.locate, refused);
+      model = emit(outputs, options.weights, placement?.locate, refused, byteProducts);
       const placed = (await placement?.write(model.bytes)) ?? { bytes: model.bytes, externalData: [] };
       if ("path" in placed) await this.request({ verb: "compile", program, model: placed });
       else {
@@ -256,6 +292,10 @@ function compact(tensors: HostTensors): HostTensors {
       return [name, own ? value : { ...value, data: value.data.slice() }];
     }),
   );
+}
+
+function hasBytes(weights: FrozenWeights = new Map()): boolean {
+  return [...weights.values()].some((value) => "quantised" in value && value.quantised === "int8");
 }
 
 /** The files that weights lie in. */

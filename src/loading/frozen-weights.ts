@@ -2,6 +2,7 @@
 import { frozenValues, liesAsItIs, openQuantised } from "../checkpoints/quantised-file.js";
 import type { TensorFile } from "../checkpoints/safetensors.js";
 import type { FrozenWeights } from "../engine/index.js";
+import type { FrozenValue } from "../host-tensor.js";
 import { heldForm, type Precision } from "./precision.js";
 
 export interface LoadingProgress {
@@ -41,25 +42,28 @@ export async function openFrozenWeights(
   file: TensorFile,
   { precision, tiedHead, ...options }: FrozenWeightsOptions,
 ): Promise<(names: Iterable<string>) => Promise<FrozenWeights>> {
-  const copy =
-    precision === "fp32"
-      ? file
-      : await openQuantised(file, {
-          ...options,
-          ignored: (name) => options.ignored?.(name) === true || mayBeDerived.test(name),
-          precision,
-          form: (name, dims) => heldForm(precision, name, dims, tiedHead),
-        });
+  if (precision === "fp32") {
+    return async (names) => {
+      const wanted = [...names].map((name) => [name, file.tensors.get(name)!] as const);
+      const read = wanted.filter(([, entry]) => !liesAsItIs(entry)).map(([name]) => name);
+      const lying = wanted.filter(([, entry]) => liesAsItIs(entry));
+      return new Map<string, FrozenValue>([...lying, ...(await file.readAll(read))]);
+    };
+  }
+  const copy = await openQuantised(file, {
+    ...options,
+    ignored: (name) => options.ignored?.(name) === true || mayBeDerived.test(name),
+    precision,
+    form: (name, dims) => heldForm(precision, name, dims, tiedHead),
+  });
   return async (names) => {
     const wanted = [...names];
-    const isRead = (name: string): boolean =>
-      precision === "fp32" ? !liesAsItIs(file.tensors.get(name)!) : mayBeDerived.test(name);
     return new Map([
       ...frozenValues(
         copy,
-        wanted.filter((name) => !isRead(name)),
+        wanted.filter((name) => !mayBeDerived.test(name)),
       ),
-      ...(await file.readAll(wanted.filter(isRead))),
+      ...(await file.readAll(wanted.filter((name) => mayBeDerived.test(name)))),
     ]);
   };
 }

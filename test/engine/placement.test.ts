@@ -126,6 +126,9 @@ it("copies, with a remark, where no folder can reach all files", async (context)
   expect(await run(weights, (remark) => remarks.push(remark))).toEqual(await run(copied));
   expect(remarks).toEqual([expect.stringMatching(/w\.safetensors are copied into memory.*EXDEV/)]);
   expect((await readdir(shared)).sort()).toEqual(["b.safetensors"]);
+  // Of a model's several programs, which share their folders, the first says so.
+  await run(weights, (remark) => remarks.push(remark));
+  expect(remarks).toHaveLength(1);
 });
 
 it("removes what a process that was killed has left behind", async () => {

@@ -1,8 +1,9 @@
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { openDevice } from "../../src/engine/node.js";
+import { WorkerDevice } from "../../src/engine/session.js";
 import { UserError } from "../../src/errors.js";
 import { Blip2, type ForwardOutputs } from "../../src/generation/blip-2.js";
 import { Blip2Runner, blip2Parts } from "../../src/generation/blip-2-runner.js";
@@ -101,6 +102,26 @@ describe("a model in few bits", () => {
     expect(error(found, await exact.forward(inputs), "visionFeatures")).toBeLessThan(0.03);
     expect(remarks).toEqual([]);
   });
+
+  it.each(["int8", "int4"] as const)(
+    "is as near in the form for processors that saturate: %s",
+    async (precision) => {
+      const exact = await forward("fp32");
+      const open = WorkerDevice.open.bind(WorkerDevice);
+      const forced = vi
+        .spyOn(WorkerDevice, "open")
+        .mockImplementation((options) => open({ ...options, byteProducts: "unsigned" }));
+      const safe = await forward(precision);
+      expect(forced).toHaveBeenCalled();
+      forced.mockRestore();
+      const own = await forward(precision);
+      for (const key of ["visionFeatures", "languageProjection", "logits"] as const) {
+        expect(error(safe, exact, key)).toBeLessThan(1.1 * error(own, exact, key));
+        // The whole numbers are the same on both ways.
+        expect(error(safe, own, key)).toBeLessThan(1e-3);
+      }
+    },
+  );
 
   it("refuses a precision that does not exist, by name", async () => {
     const options = { precision: "int3" as unknown as Precision };

@@ -3,6 +3,7 @@ import { readFile, readdir, stat, statfs } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import type { ByteProducts } from "../../engine/index.js";
 import { packageRoot } from "../package-root.js";
 import { probeNativePackage, type NativePackage } from "./native-package.js";
 
@@ -19,6 +20,7 @@ export interface Findings {
     readonly limitBytes: number | null;
   };
   readonly onnxruntime: NativePackage<{ readonly providers: readonly Provider[] }>;
+  readonly int8: ByteArithmetic;
   readonly sharp: NativePackage<{ readonly libraries: { readonly [name: string]: string } }>;
   readonly models: readonly BundledModel[];
   readonly disk: { readonly path: string; readonly freeBytes: number };
@@ -29,6 +31,10 @@ export interface Provider {
   readonly name: string;
   readonly bundled: boolean;
 }
+
+/** How weights of 8 bits are multiplied here. */
+export type ByteArithmetic =
+  { readonly ok: true; readonly products: ByteProducts } | { readonly ok: false; readonly error: string };
 
 export type BundledModel =
   | {
@@ -57,6 +63,9 @@ export async function inspectMachine(signal: AbortSignal): Promise<Findings> {
     inspectModels(path.join(root, "models")),
     statfs(process.cwd()),
   ]);
+  const int8: ByteArithmetic = onnxruntime.ok
+    ? await inspectBytes()
+    : { ok: false, error: "not known, as onnxruntime does not load" };
   const { name, version, engines } = JSON.parse(description) as {
     name: string;
     version: string;
@@ -74,6 +83,7 @@ export async function inspectMachine(signal: AbortSignal): Promise<Findings> {
   for (const library of [onnxruntime, sharp]) {
     if (!library.ok) problems.push(`${capitalise(library.error)}; install blip2 again on this platform.`);
   }
+  if (onnxruntime.ok && !int8.ok) problems.push(`${capitalise(int8.error)}.`);
   for (const model of models) {
     if (!model.complete) problems.push(`Bundled model ${model.name} is broken: ${model.error}.`);
   }
@@ -94,6 +104,7 @@ export async function inspectMachine(signal: AbortSignal): Promise<Findings> {
       limitBytes: hasLimit ? limit : null,
     },
     onnxruntime,
+    int8,
     sharp,
     models,
     disk: { path: process.cwd(), freeBytes: bavail * bsize },
@@ -104,6 +115,16 @@ async function inspectCpus(): Promise<Findings["cpus"]> {
   const { availableCpus } = await import("../../engine/node.js");
   const host = os.cpus();
   return { available: availableCpus(), host: host.length, model: host[0]?.model.trim() ?? "unknown" };
+}
+
+async function inspectBytes(): Promise<ByteArithmetic> {
+  const { openDevice } = await import("../../engine/node.js");
+  await using device = openDevice({ threads: 1 });
+  try {
+    return { ok: true, products: await device.byteProducts() };
+  } catch (error) {
+    return { ok: false, error: error instanceof Error ? error.message : String(error) };
+  }
 }
 
 /** Every folder below `folder` that has a config.json, or should have one because it has weights. */

@@ -15,6 +15,7 @@ export const doctor = defineVerb({
     cpus: "available (affinity and control groups counted), host, model",
     memory: "totalBytes, availableBytes, limitBytes (null without a control group's limit)",
     onnxruntime: "ok, version, providers (name; bundled, or needing libraries of their own), error",
+    int8: 'ok, products ("signed": exact as the weights are held; "unsigned": they are shifted to unsigned bytes, as signed ones saturate), error',
     sharp: "ok, version, libraries, error",
     models: "for each bundled model: name, type, complete, bytes, error",
     disk: "path, freeBytes of the file system that holds the working folder",
@@ -29,7 +30,7 @@ export const doctor = defineVerb({
 });
 
 function formatFindings(found: Findings): string {
-  const { node, platform, cpus, memory, onnxruntime, sharp, models, disk } = found;
+  const { node, platform, cpus, memory, onnxruntime, int8, sharp, models, disk } = found;
   const limit = memory.limitBytes === null ? "" : `, limited to ${formatBytes(memory.limitBytes)}`;
   const rows: (readonly [ok: boolean, what: string, text: string])[] = [
     [true, found.package.name, `${found.package.version} in ${found.package.path}`],
@@ -42,6 +43,7 @@ function formatFindings(found: Findings): string {
       `${formatBytes(memory.availableBytes)} available of ${formatBytes(memory.totalBytes)}${limit}`,
     ],
     [onnxruntime.ok, "onnxruntime", onnxruntime.ok ? describeRuntime(onnxruntime) : onnxruntime.error],
+    [int8.ok, "int8", int8.ok ? describeBytes[int8.products] : int8.error],
     [sharp.ok, "sharp", sharp.ok ? `${sharp.version}, libvips ${sharp.libraries["vips"]}` : sharp.error],
     ...models.map((model) => {
       const text = model.complete ? `${model.type}, ${formatBytes(model.bytes)}` : model.error;
@@ -55,6 +57,12 @@ function formatFindings(found: Findings): string {
   const verdict = found.ok ? ["", "Everything essential is here."] : ["", ...found.problems];
   return [...lines, ...verdict].join("\n");
 }
+
+const describeBytes = {
+  signed: "products of bytes are exact on this processor",
+  unsigned:
+    "products of signed bytes saturate here, as on x86 without VNNI; unsigned ones are taken, exact and slower",
+} as const;
 
 function describeRuntime({
   version,

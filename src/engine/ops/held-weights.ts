@@ -45,6 +45,9 @@ const bytes = (values: readonly number[], dims: readonly number[]): HostTensor =
   data: Uint8Array.from(values),
 });
 
+/** The middle of the unsigned bytes, where the signed ones have zero. */
+const middle = 128;
+
 /** x: float32 [M, K] -> x W^T. Returns the output's name. */
 type Product = (
   emitter: Emitter,
@@ -67,18 +70,21 @@ const int8Product: Product = (emitter, name, { values, scales }, x, outputs) => 
   const rowScale = emitter.node("Mul", [bounded, emitter.constant(float(1 / 127))]);
   const vector = emitter.node("Reshape", [rowScale, last]);
   const middles = emitter.node("Expand", [
-    emitter.constant(bytes([128], [1])),
+    emitter.constant(bytes([middle], [1])),
     emitter.node("Shape", [vector]),
   ]);
   const rounded = emitter.node("QuantizeLinear", [x, vector, middles], { axis: 0 });
+  const zeroPoint = emitter.constant(bytes([middle], []));
+  const isShifted = emitter.byteProducts === "unsigned";
   const product = emitter.node(
     "MatMulIntegerToFloat",
     [
       rounded,
-      emitter.initializer(`${name}.int8`, values),
+      isShifted ? shifted(emitter, name, values) : emitter.initializer(`${name}.int8`, values),
       emitter.constant(float(1)),
       emitter.initializer(`${name}.scales`, scales),
-      emitter.constant(bytes([128], [])),
+      zeroPoint,
+      ...(isShifted ? [zeroPoint] : []),
     ],
     {},
     { domain: contrib },
@@ -86,7 +92,19 @@ const int8Product: Product = (emitter, name, { values, scales }, x, outputs) => 
   return emitter.node("Mul", [product, rowScale], {}, outputs && { outputs });
 };
 
-/** Blocks of W with a scale each; the kernel rounds x to 8 bits, block by block (`accuracy_level` 4). */
+/**
+ * Signed bytes as unsigned ones around 128: the same bytes with the first bit turned over. The runtime does that once, at
+ * load, so the file and its tensors are those of the other form.
+ */
+function shifted(emitter: Emitter, name: string, values: QuantisedMatrix["values"]): string {
+  const held = emitter.initializer(`${name}.int8`, { ...values, dtype: "uint8" });
+  return emitter.node("BitwiseXor", [held, emitter.constant(bytes([middle], []))]);
+}
+
+/**
+ * Blocks of W with a scale each; the kernel rounds x to 8 bits, block by block (`accuracy_level` 4). Its products, of at
+ * most 128 and 8, cannot saturate in 16 bits.
+ */
 const int4Product: Product = (emitter, name, { dims: [n, k], values, scales }, x, outputs) =>
   emitter.node(
     "MatMulNBits",

@@ -7,8 +7,13 @@ import type { Node, OpName, Tensor } from "../graph.js";
 export type OnnxAttribute =
   number | string | readonly number[] | { readonly float: number } | { readonly tensor: HostTensor };
 
+/** How 8-bit weights stand in a product: as they are held, or shifted to 0..255; see `byte-products.ts`. */
+export type ByteProducts = "signed" | "unsigned";
+
 /** What an op's `emit` may call. Names are ONNX value names. */
 export interface Emitter {
+  /** The form of products of bytes that is exact where the model will run. */
+  readonly byteProducts: ByteProducts;
   /** Appends an ONNX node with one output and returns that output's name. */
   node(
     type: string,
