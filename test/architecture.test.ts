@@ -50,8 +50,10 @@ const portableFolders: readonly string[] = ["engine", "nn", "models", "generatio
 const nodeFiles: readonly string[] = [
   "src/engine/cpu-count.ts",
   "src/engine/placement.ts",
+  "src/engine/runtime-host.ts",
   "src/engine/session.ts",
   "src/engine/session-worker.ts",
+  "src/engine/usage-reports.ts",
 ];
 
 const maxLines = 500;

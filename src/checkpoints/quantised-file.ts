@@ -14,7 +14,7 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { open, stat, type FileHandle } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import { InterruptedError, UserError } from "../errors.js";
+import { UserError, stopIf } from "../errors.js";
 import { bytesPerElement, elementCount, type HostTensor } from "../host-tensor.js";
 import { codeOf } from "../files/atomic-write.js";
 import { readBytes, withFile } from "../files/byte-source.js";
@@ -332,8 +332,4 @@ async function readAt(
     done += bytesRead;
   }
   return bytes;
-}
-
-function stopIf(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new InterruptedError("stopped on request");
 }

@@ -1,5 +1,5 @@
 /** Writes what was planned: tensor by tensor, so that a checkpoint need not fit into the memory, and in one piece. */
-import { InterruptedError } from "../errors.js";
+import { stopIf } from "../errors.js";
 import { elementCount } from "../host-tensor.js";
 import { writeModelFolder, type ModelFolderContent } from "../checkpoints/model-folder.js";
 import type { WriteProgress } from "../checkpoints/safetensors.js";
@@ -30,7 +30,7 @@ export async function writeConversion(
     dtype,
     files,
     onTensor: (written, total) => {
-      if (signal?.aborted) throw new InterruptedError("stopped on request");
+      stopIf(signal);
       onTensor?.(written, total);
     },
   });

@@ -5,7 +5,7 @@
  * into a folder of its own that holds hard links. Where neither is possible (a folder that cannot be written on a
  * file system of its own) the weights are copied through memory.
  */
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { link, mkdir, open, readdir, realpath, rm, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -32,7 +32,9 @@ export interface Placement {
   remove(): Promise<void>;
 }
 
-const prefix = `.blip2-load-${hostname().replace(/[^\w.]/g, "_")}-`;
+// Tells hosts apart without naming them: the name of this file may be reported where the runtime reports its use.
+const host = createHash("sha256").update(hostname()).digest("hex").slice(0, 8);
+const prefix = `.blip2-load-${host}-`;
 const uniqueName = (): string => `${prefix}${process.pid}-${randomBytes(4).toString("hex")}`;
 
 /** Finds a way for the runtime to reach `files`, at least one. Throws `UserError` if one of them cannot be read. */

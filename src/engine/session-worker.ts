@@ -3,40 +3,71 @@
  * never blocks and large state (weights, moments, caches) never crosses the border.
  */
 import { parentPort, workerData } from "node:worker_threads";
-import * as ort from "onnxruntime-node";
+import type * as Ort from "onnxruntime-node";
 import { elementCount, type HostTensor } from "../host-tensor.js";
+import { endingPlace, settingsVariable, statePlace, threadBusy, threadIdle } from "./runtime-host.js";
 import { refusedOutput, type Reply, type Request, type WorkerSettings } from "./session-protocol.js";
 
-const port = parentPort!;
-const settings = workerData as WorkerSettings;
-const sessions = new Map<number, ort.InferenceSession>();
-const residents = new Map<string, ort.Tensor>();
+/** A thread's way to its caller, or that of a process of its own. */
+const port = parentPort;
+const settings = (
+  port === null ? JSON.parse(process.env[settingsVariable]!) : workerData
+) as WorkerSettings & { readonly state?: Int32Array };
 
-const toOrt = (value: HostTensor): ort.Tensor =>
+const ort = await guarded(() => import("onnxruntime-node"));
+
+/**
+ * Marks a native call, in which this thread must not be ended: see `runtime-host.ts`. Once the process is ending no other is begun, and the
+ * thread stands still in code that can be ended.
+ */
+async function guarded<T>(call: () => Promise<T>): Promise<T> {
+  const { state } = settings;
+  if (state === undefined) return call();
+  Atomics.store(state, statePlace, threadBusy);
+  standStillIfEnding(state);
+  try {
+    return await call();
+  } finally {
+    standStillIfEnding(state);
+    Atomics.store(state, statePlace, threadIdle);
+  }
+}
+
+function standStillIfEnding(state: Int32Array): void {
+  if (Atomics.load(state, endingPlace) === 0) return;
+  Atomics.store(state, statePlace, threadIdle);
+  Atomics.notify(state, statePlace);
+  Atomics.wait(state, endingPlace, 1);
+}
+
+const sessions = new Map<number, Ort.InferenceSession>();
+const residents = new Map<string, Ort.Tensor>();
+
+const toOrt = (value: HostTensor): Ort.Tensor =>
   new ort.Tensor(
     value.dtype as "float32",
     (value.dtype === "bool" ? new Uint8Array(value.data as Uint8Array) : value.data) as Float32Array,
     value.dims,
   );
 
-const fromOrt = (value: ort.Tensor): HostTensor =>
+const fromOrt = (value: Ort.Tensor): HostTensor =>
   ({ dtype: value.type, dims: value.dims, data: bitsOf(value) }) as unknown as HostTensor;
 
 /** A host tensor holds float16 as its bits. So does the binding before Node 24, which has a Float16Array. */
-function bitsOf({ type, data }: ort.Tensor): unknown {
+function bitsOf({ type, data }: Ort.Tensor): unknown {
   if (type !== "float16" || data instanceof Uint16Array) return data;
   const { buffer, byteOffset, byteLength } = data as unknown as Uint8Array;
   return new Uint16Array(buffer, byteOffset, byteLength / 2);
 }
 
-function resident(slot: string): ort.Tensor {
+function resident(slot: string): Ort.Tensor {
   const value = residents.get(slot);
   if (value === undefined) throw new Error(`no resident tensor is called ${slot}`);
   return value;
 }
 
 /** Memory for an output of fixed shape; null for others, which the runtime allocates itself. */
-function blankOutput(session: ort.InferenceSession, name: string): ort.Tensor | null {
+function blankOutput(session: Ort.InferenceSession, name: string): Ort.Tensor | null {
   const known = session.outputMetadata.find((output) => output.name === name);
   if (known?.isTensor !== true || known.type !== "float32") return null;
   const dims = known.shape.filter((dim) => typeof dim === "number");
@@ -44,7 +75,7 @@ function blankOutput(session: ort.InferenceSession, name: string): ort.Tensor | 
   return new ort.Tensor("float32", new Float32Array(elementCount(dims)), dims);
 }
 
-type Outputs = Readonly<Record<string, ort.Tensor | null>>;
+type Outputs = Readonly<Record<string, Ort.Tensor | null>>;
 
 /**
  * Runs a session and returns its outputs. The binding (1.30) copies each output into new memory, also one that the
@@ -53,8 +84,8 @@ type Outputs = Readonly<Record<string, ort.Tensor | null>>;
  * an output is asked for before all others.
  */
 async function runSession(
-  session: ort.InferenceSession,
-  feeds: Readonly<Record<string, ort.Tensor>>,
+  session: Ort.InferenceSession,
+  feeds: Readonly<Record<string, Ort.Tensor>>,
   fetches: Outputs,
 ): Promise<Outputs> {
   const isGiven = Object.values(fetches).every((value) => value !== null);
@@ -73,7 +104,7 @@ const refusal = "Non tensor type is temporarily not supported.";
 async function answer(request: Request): Promise<Reply["value"]> {
   switch (request.verb) {
     case "compile": {
-      const options: ort.InferenceSession.SessionOptions = {
+      const options: Ort.InferenceSession.SessionOptions = {
         executionProviders: ["cpu"],
         intraOpNumThreads: settings.threads,
         interOpNumThreads: 1,
@@ -97,10 +128,10 @@ async function answer(request: Request): Promise<Reply["value"]> {
     case "run": {
       const session = sessions.get(request.program);
       if (session === undefined) throw new Error("this program has been released");
-      const feeds: Record<string, ort.Tensor> = {};
+      const feeds: Record<string, Ort.Tensor> = {};
       for (const [name, value] of Object.entries(request.feeds)) feeds[name] = toOrt(value);
       for (const [name, slot] of Object.entries(request.inputs)) feeds[name] = resident(slot);
-      const fetches: Record<string, ort.Tensor | null> = {};
+      const fetches: Record<string, Ort.Tensor | null> = {};
       for (const name of request.fetch) fetches[name] = request.reuse ? blankOutput(session, name) : null;
       for (const [name, slot] of Object.entries(request.keep)) {
         fetches[name] = request.reuse ? (residents.get(slot) ?? blankOutput(session, name)) : null;
@@ -140,17 +171,27 @@ async function answer(request: Request): Promise<Reply["value"]> {
 /** Messages are answered one after the other: a run and the state it changes are never interleaved. */
 let queue: Promise<void> = Promise.resolve();
 
-port.on("message", (request: Request) => {
+const send = (reply: Reply): void => {
+  if (port !== null) port.postMessage(reply);
+  // Where nobody listens any more the reply is for nobody, and the end of the channel ends this process.
+  else process.send!(reply, undefined, undefined, () => undefined);
+};
+
+function receive(request: Request): void {
   queue = queue.then(async () => {
     try {
-      const value = await answer(request);
-      port.postMessage({ id: request.id, value } satisfies Reply);
+      send({ id: request.id, value: await guarded(() => answer(request)) });
     } catch (error) {
-      port.postMessage({
-        id: request.id,
-        error: error instanceof Error ? error.message : String(error),
-      } satisfies Reply);
+      send({ id: request.id, error: error instanceof Error ? error.message : String(error) });
     }
-    if (request.verb === "close") port.close();
+    if (request.verb !== "close") return;
+    if (port === null) process.disconnect();
+    else port.close();
   });
-});
+}
+
+if (port === null) {
+  process.on("message", receive);
+  // Whoever asked is gone.
+  process.on("disconnect", () => process.exit());
+} else port.on("message", receive);

@@ -1,7 +1,6 @@
 /** Running emitted graphs in a worker thread that owns the runtime and all large state. */
 import { dirname } from "node:path";
-import { Worker } from "node:worker_threads";
-import { InternalError, InterruptedError } from "../errors.js";
+import { InternalError, stopIf, UserError } from "../errors.js";
 import { elementCount } from "../host-tensor.js";
 import { byteProductsHere } from "./byte-products.js";
 import { availableCpus } from "./cpu-count.js";
@@ -21,13 +20,8 @@ import type { Tensor } from "./graph.js";
 import type { ByteProducts } from "./ops/rule.js";
 import { ownSlots } from "./own-slots.js";
 import { placeBeside } from "./placement.js";
-import {
-  refusedOutput,
-  type Reply,
-  type Request,
-  type RequestBody,
-  type WorkerSettings,
-} from "./session-protocol.js";
+import { startHost, type RuntimeHost } from "./runtime-host.js";
+import { refusedOutput, type RequestBody, type WorkerSettings } from "./session-protocol.js";
 
 /**
  * One worker thread with the runtime in it. It owns its programs and resident tensors; closing it frees
@@ -43,30 +37,50 @@ export class WorkerDevice implements Device {
   /** Folders whose weights are known to be copied. */
   private readonly noticed = new Set<string>();
   private closed: Promise<void> | undefined;
+  /** Tells `close` that the worker has ended. */
+  private ended: () => void = () => undefined;
+  readonly threads: number;
+
+  private readonly host: RuntimeHost;
+  /** Why the worker has ended, if it was not asked to. */
+  private failure: Error | undefined;
 
   private constructor(
-    private readonly worker: Worker,
-    readonly threads: number,
+    settings: WorkerSettings,
     private readonly forcedProducts: ByteProducts | undefined,
   ) {
-    worker.on("message", (reply: Reply) => {
-      const waiter = this.waiting.get(reply.id);
-      this.waiting.delete(reply.id);
-      if (this.waiting.size === 0 && this.closed === undefined) this.worker.unref();
-      if (reply.error === undefined) waiter?.resolve(reply.value);
-      else waiter?.reject(new InternalError(`runtime: ${reply.error}`));
-    });
-    const fail = (error: Error): void => {
-      for (const waiter of this.waiting.values()) waiter.reject(error);
-      this.waiting.clear();
-    };
-    worker.on("error", fail);
-    worker.on("exit", () => {
-      this.closed ??= Promise.resolve();
-      fail(new InternalError("runtime: the worker thread has ended"));
+    this.threads = settings.threads;
+    this.host = startHost(settings, {
+      onReply: (reply) => {
+        const waiter = this.waiting.get(reply.id);
+        this.waiting.delete(reply.id);
+        if (this.waiting.size === 0 && this.closed === undefined) this.host.unref();
+        if (reply.error === undefined) waiter?.resolve(reply.value);
+        else waiter?.reject(new InternalError(`runtime: ${reply.error}`));
+      },
+      onError: (error) => {
+        this.failure ??= error;
+        this.rejectAll();
+      },
+      onExit: () => {
+        this.closed ??= Promise.resolve();
+        this.rejectAll();
+        this.ended();
+      },
     });
     // An idle device does not keep the process alive; a request under way does.
-    worker.unref();
+    this.host.unref();
+  }
+
+  private rejectAll(): void {
+    for (const waiter of this.waiting.values()) waiter.reject(this.endOf());
+    this.waiting.clear();
+  }
+
+  private endOf(): Error {
+    const { failure } = this;
+    const why = failure === undefined ? "" : ` (${failure.message})`;
+    return new InternalError(`runtime: the worker has ended${why}`, { cause: failure });
   }
 
   /** Starts a worker. */
@@ -76,21 +90,27 @@ export class WorkerDevice implements Device {
       threads,
       ...(options.profilePrefix === undefined ? {} : { profilePrefix: options.profilePrefix }),
     };
-    return new WorkerDevice(startWorker(settings), threads, options.byteProducts);
+    return new WorkerDevice(settings, options.byteProducts);
   }
 
   private request(
     body: RequestBody,
     transfer: readonly ArrayBuffer[] = [],
   ): Promise<HostTensors | undefined> {
+    if (this.failure !== undefined) return Promise.reject(this.endOf());
     if (this.closed !== undefined && body.verb !== "close") {
-      return Promise.reject(new InternalError("this device has been closed"));
+      return Promise.reject(new UserError("this model has been closed; load it again to use it"));
     }
     const id = this.nextRequest++;
     return new Promise((resolve, reject) => {
+      try {
+        this.host.post({ ...body, id }, transfer);
+      } catch (error) {
+        reject(error as Error);
+        return;
+      }
       this.waiting.set(id, { resolve, reject });
-      this.worker.ref();
-      this.worker.postMessage({ ...body, id } satisfies Request, transfer);
+      this.host.ref();
     });
   }
 
@@ -168,9 +188,9 @@ export class WorkerDevice implements Device {
 
   close(): Promise<void> {
     this.closed ??= new Promise((resolve) => {
-      this.worker.once("exit", () => resolve());
+      this.ended = resolve;
       // The worker ends by itself once its port is closed; if it dies before, that is an end too.
-      this.request({ verb: "close" }).catch(() => undefined);
+      this.request({ verb: "close" }).catch(() => resolve());
     });
     return this.closed;
   }
@@ -193,7 +213,7 @@ class WorkerProgram implements Program {
   }
 
   async run(feeds: HostTensors, options: RunOptions = {}): Promise<HostTensors> {
-    if (options.signal?.aborted) throw new InterruptedError("stopped on request");
+    stopIf(options.signal);
     this.checkOutputs("run", options.residentOutputs);
     const slots = { ...this.options.residentInputs, ...options.residentInputs };
     this.checkFeeds(feeds, slots);
@@ -264,18 +284,6 @@ class WorkerProgram implements Program {
   async release(): Promise<void> {
     await this.request({ verb: "release", program: this.id });
   }
-}
-
-function startWorker(workerData: WorkerSettings): Worker {
-  // Flags of this process are not the worker's: some, such as --input-type, would keep it from starting.
-  const options = { workerData, execArgv: [] };
-  if (import.meta.url.endsWith(".js")) {
-    return new Worker(new URL("./session-worker.js", import.meta.url), options);
-  }
-  // From source (tests, benches) the worker is TypeScript too, and needs its loader in its own thread.
-  const entry = JSON.stringify(new URL("./session-worker.ts", import.meta.url).href);
-  const boot = `import("tsx/esm/api").then((tsx) => { tsx.register(); return import(${entry}); })`;
-  return new Worker(boot, { ...options, eval: true });
 }
 
 /**

@@ -2,7 +2,7 @@
 import { sliceOf, type CaptionedPicture, type Dataset } from "../data/dataset.js";
 import type { PictureCache } from "../data/picture-cache.js";
 import { input, type Device, type HostTensors, type Program } from "../engine/index.js";
-import { InterruptedError } from "../errors.js";
+import { stopIf } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
 import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
 import { rankOf, recallAt } from "../metrics/recall.js";
@@ -66,7 +66,7 @@ export async function retrievalMeasure(
     const recalls = { imageToText: 0, textToImage: 0 };
     let pools = 0;
     for (let from = 0; from + poolSize <= pictures.length; from += poolSize) {
-      if (signal?.aborted) throw new InterruptedError("stopped on request");
+      stopIf(signal);
       const pool = await sliceOf(pictures, from, from + poolSize);
       const imageRows = await embedInParts(images, pool, async (part) => ({
         pixel_values: preprocess(

@@ -7,7 +7,7 @@ import { randomUUID } from "node:crypto";
 import { open, readFile, rename, rm, stat, utimes } from "node:fs/promises";
 import { hostname } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
-import { InterruptedError } from "../errors.js";
+import { interrupted } from "../errors.js";
 import { codeOf, isAlive } from "./atomic-write.js";
 
 const touchEvery = 5_000; // ms
@@ -66,7 +66,7 @@ async function acquire(
     try {
       await sleep(lookEvery, undefined, { signal });
     } catch {
-      throw new InterruptedError("stopped on request");
+      throw interrupted(signal);
     }
   }
 }

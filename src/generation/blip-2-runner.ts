@@ -14,7 +14,7 @@ import {
   type Program,
   type Slots,
 } from "../engine/index.js";
-import { InterruptedError, UserError } from "../errors.js";
+import { stopIf, UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import type { ImageAttention } from "../models/attention-maps.js";
 import { buildBlip2, unreadTensors, type Blip2Config } from "../models/blip-2.js";
@@ -96,7 +96,7 @@ export class Blip2Runner {
     const unread = (name: string): boolean => ignored(name) && !parameters.shapes.has(name);
     const open = await openFrozenWeights(file, { precision, tiedHead, ignored: unread, ...hooks });
     const weights = (wanted: (name: string) => boolean): Promise<FrozenWeights> => {
-      if (signal?.aborted) throw new InterruptedError("stopped on request");
+      stopIf(signal);
       return open([...parameters.shapes.keys()].filter(wanted));
     };
     const isLanguage = (name: string): boolean => name.startsWith("language_model.");

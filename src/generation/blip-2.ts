@@ -3,7 +3,7 @@ import { findModel, type HubOptions } from "../hub/hub.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
 import { type Device, input, type Program } from "../engine/index.js";
 import { openDevice } from "../engine/node.js";
-import { InterruptedError, UserError } from "../errors.js";
+import { stopIf, UserError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
 import { loadImage, type ImageSource } from "../images/load-image.js";
 import { preprocessInTurns, type PreprocessConfig } from "../images/preprocess.js";
@@ -178,7 +178,7 @@ export class Blip2 {
           "check that tokenizer and config belong together",
       );
     }
-    if (signal?.aborted) throw new InterruptedError("stopped on request");
+    stopIf(signal);
     const device = openDevice({ threads });
     try {
       const parts = attentionOnly ? (["vision"] as const) : blip2Parts;
@@ -468,7 +468,7 @@ export class Blip2 {
     settings: SearchSettings,
     signal: AbortSignal | undefined,
   ): Promise<Prompt> {
-    if (signal?.aborted) throw new InterruptedError("stopped on request");
+    stopIf(signal);
     const length = Math.max(...rows.map((row) => row.length));
     const { maximumLength } = this.runner.decoder;
     const most = maximumLength - queries - length;

@@ -7,7 +7,7 @@
 import { createHash, type Hash } from "node:crypto";
 import { constants } from "node:fs";
 import { open, rm, type FileHandle } from "node:fs/promises";
-import { InterruptedError, UserError } from "../errors.js";
+import { stopIf, UserError } from "../errors.js";
 import { codeOf } from "../files/atomic-write.js";
 import type { HubConnection } from "./request.js";
 
@@ -121,7 +121,7 @@ class PartialFile {
     if (size > this.file.size) return this.restart();
     const buffer = new Uint8Array(Math.min(size, readAtOnce));
     while (this.position < size) {
-      if (signal?.aborted) throw new InterruptedError("stopped on request");
+      stopIf(signal);
       const { bytesRead } = await onDisk(this.path, () =>
         this.handle.read(buffer, 0, Math.min(buffer.length, size - this.position), this.position),
       );

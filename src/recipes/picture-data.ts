@@ -13,7 +13,7 @@ import {
 import type { PictureCache } from "../data/picture-cache.js";
 import { openData } from "../data/open-data.js";
 import type { Device } from "../engine/index.js";
-import { InterruptedError, UserError } from "../errors.js";
+import { stopIf, UserError } from "../errors.js";
 import { listedNames } from "../listed.js";
 import type { FrozenVision } from "../loading/frozen-vision.js";
 import { openFeatures, refuseBroken, type FeatureSet } from "../training/image-features.js";
@@ -121,7 +121,7 @@ export async function checkPictures(
   const kept: number[] = [];
   const broken: string[] = [];
   for (let from = 0; from < pictures.length; from += decodedAtOnce) {
-    if (signal?.aborted) throw new InterruptedError("stopped while pictures were decoded");
+    stopIf(signal, "stopped while pictures were decoded");
     const part = await sliceOf(pictures, from, from + decodedAtOnce);
     const found = await Promise.allSettled(part.map(({ image, name }) => cache.get(image, name)));
     for (const [i, result] of found.entries()) {

@@ -6,7 +6,7 @@ import { findModel } from "../hub/hub.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
 import type { Device } from "../engine/index.js";
 import { openDevice } from "../engine/node.js";
-import { InterruptedError, UserError } from "../errors.js";
+import { stopIf, UserError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
 import { loadImage, type ImageSource } from "../images/load-image.js";
 import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
@@ -124,7 +124,7 @@ export class Blip2Retriever {
     }
     const { vision, pictures, weights } = sizedVision(opened, published.vision_config, imageSize);
     const tokenizer = await loadTokenizer(opened.path);
-    if (signal?.aborted) throw new InterruptedError("stopped on request");
+    stopIf(signal);
     const device = openDevice({ threads });
     try {
       const runner = await RetrievalRunner.load(device, { ...published, vision_config: vision }, weights, {
@@ -390,7 +390,7 @@ export class Blip2Retriever {
   ): Promise<EncodedImage[]> {
     const encoded: EncodedImage[] = [];
     for (const part of chunks(images, picturesAtOnce)) {
-      if (signal?.aborted) throw new InterruptedError("stopped on request");
+      stopIf(signal);
       const sources = part.filter((image): image is ImageSource => !(image instanceof EncodedImage));
       const seen = sources.length === 0 ? [] : await this.encodeBatch(sources, signal);
       for (const image of part) {

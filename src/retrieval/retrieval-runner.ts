@@ -8,7 +8,7 @@
 import { checkTensors } from "../checkpoints/model-folder.js";
 import type { TensorFile } from "../checkpoints/safetensors.js";
 import { input, ops, type Device, type Program, type Tensor } from "../engine/index.js";
-import { InterruptedError, UserError } from "../errors.js";
+import { stopIf, UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
 import { CrossAttentionRecord } from "../models/cross-attention.js";
 import { buildRetrieval, isUnusedRetrievalTensor, type RetrievalConfig } from "../models/blip-2-retrieval.js";
@@ -92,7 +92,7 @@ export class RetrievalRunner {
       outputs: Readonly<Record<string, Tensor>>,
       wanted: (name: string) => boolean,
     ): Promise<Program> => {
-      if (hooks.signal?.aborted) throw new InterruptedError("stopped on request");
+      stopIf(hooks.signal);
       const weights = await open([...parameters.shapes.keys()].filter(wanted));
       return device.compile(outputs, { weights, onNotice: hooks.onNotice });
     };

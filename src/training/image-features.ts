@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { samplesAt, samplesOf, stampOf, type CaptionedPicture, type Dataset } from "../data/dataset.js";
 import type { Device } from "../engine/index.js";
-import { InterruptedError, UserError } from "../errors.js";
+import { stopIf, UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import { loadImage, type RgbImage } from "../images/load-image.js";
 import { preprocessConfig, type PreprocessConfig } from "../images/preprocess.js";
@@ -140,7 +140,7 @@ async function fill(
         dims,
         nameOf: async (place) => (await pictures.at(place)).name,
         compute: async (from, to) => {
-          if (signal?.aborted) throw new InterruptedError("stopped while image features were computed");
+          stopIf(signal, "stopped while image features were computed");
           broken.clear();
           const places = Array.from({ length: to - from }, (_, i) => from + i);
           const { features } = await program.run(await pixels.feeds(places), { signal });

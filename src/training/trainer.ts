@@ -13,7 +13,7 @@ import {
   type Tensor,
   type FrozenWeights,
 } from "../engine/index.js";
-import { InterruptedError, UserError } from "../errors.js";
+import { interrupted, UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import type { DeclaredParameter, Parameters } from "../nn/parameters.js";
 import { AdamW, adamWSchema, slots, zeroMoments } from "./optimizer.js";
@@ -136,7 +136,7 @@ export async function train(
   while (step < end) {
     if (hooks.signal?.aborted) {
       await save();
-      throw new InterruptedError(`stopped at step ${step}; continue with --resume`);
+      throw interrupted(hooks.signal, `stopped at step ${step}; continue with --resume`);
     }
     const parts = await following.take();
     // The next batch is made while the worker computes this one.

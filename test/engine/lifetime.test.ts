@@ -67,9 +67,9 @@ describe("closing", () => {
     const program = await compile(device);
     await Promise.all([device.close(), device.close()]);
     await device.close();
-    await expect(program.run(feeds)).rejects.toThrow("this device has been closed");
-    await expect(compile(device)).rejects.toThrow("this device has been closed");
-    await expect(device.read(["x"])).rejects.toThrow("this device has been closed");
+    await expect(program.run(feeds)).rejects.toThrow("this model has been closed");
+    await expect(compile(device)).rejects.toThrow("this model has been closed");
+    await expect(device.read(["x"])).rejects.toThrow("this model has been closed");
   });
 
   test("of a device that never did anything", async () => {
@@ -82,7 +82,7 @@ describe("closing", () => {
       await using device = openDevice({ threads: 1 });
       program = await compile(device);
     }
-    await expect(program.run(feeds)).rejects.toThrow("this device has been closed");
+    await expect(program.run(feeds)).rejects.toThrow("this model has been closed");
   });
 });
 

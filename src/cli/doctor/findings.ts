@@ -21,6 +21,8 @@ export interface Findings {
   };
   readonly onnxruntime: NativePackage<{ readonly providers: readonly Provider[] }>;
   readonly int8: ByteArithmetic;
+  /** Whether the runtime reports its use to its maker: only where somebody has asked for it. */
+  readonly usageReports: boolean;
   readonly sharp: NativePackage<{ readonly libraries: { readonly [name: string]: string } }>;
   readonly models: readonly BundledModel[];
   readonly disk: { readonly path: string; readonly freeBytes: number };
@@ -47,6 +49,8 @@ export type BundledModel =
 
 export async function inspectMachine(signal: AbortSignal): Promise<Findings> {
   const root = fileURLToPath(packageRoot);
+  const { usageReportsAreOn, withoutUsageReports } = await import("../../engine/node.js");
+  withoutUsageReports();
   const [description, cpus, onnxruntime, sharp, models, { bavail, bsize }] = await Promise.all([
     readFile(path.join(root, "package.json"), "utf8"),
     inspectCpus(),
@@ -105,6 +109,7 @@ export async function inspectMachine(signal: AbortSignal): Promise<Findings> {
     },
     onnxruntime,
     int8,
+    usageReports: usageReportsAreOn(),
     sharp,
     models,
     disk: { path: process.cwd(), freeBytes: bavail * bsize },

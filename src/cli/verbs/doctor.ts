@@ -16,6 +16,8 @@ export const doctor = defineVerb({
     memory: "totalBytes, availableBytes, limitBytes (null without a control group's limit)",
     onnxruntime: "ok, version, providers (name; bundled, or needing libraries of their own), error",
     int8: 'ok, products ("signed": exact as the weights are held; "unsigned": they are shifted to unsigned bytes, as signed ones saturate), error',
+    usageReports:
+      "whether ONNX Runtime reports its use to its maker; off unless ORT_DISABLE_TELEMETRY says otherwise",
     sharp: "ok, version, libraries, error",
     models: "for each bundled model: name, type, complete, bytes, error",
     disk: "path, freeBytes of the file system that holds the working folder",
@@ -30,7 +32,7 @@ export const doctor = defineVerb({
 });
 
 function formatFindings(found: Findings): string {
-  const { node, platform, cpus, memory, onnxruntime, int8, sharp, models, disk } = found;
+  const { node, platform, cpus, memory, onnxruntime, int8, usageReports, sharp, models, disk } = found;
   const limit = memory.limitBytes === null ? "" : `, limited to ${formatBytes(memory.limitBytes)}`;
   const rows: (readonly [ok: boolean, what: string, text: string])[] = [
     [true, found.package.name, `${found.package.version} in ${found.package.path}`],
@@ -44,6 +46,13 @@ function formatFindings(found: Findings): string {
     ],
     [onnxruntime.ok, "onnxruntime", onnxruntime.ok ? describeRuntime(onnxruntime) : onnxruntime.error],
     [int8.ok, "int8", int8.ok ? describeBytes[int8.products] : int8.error],
+    [
+      true,
+      "usage reports",
+      usageReports
+        ? "ONNX Runtime reports its use, as ORT_DISABLE_TELEMETRY in the environment asks for"
+        : "off: ONNX Runtime writes and sends nothing about its use",
+    ],
     [sharp.ok, "sharp", sharp.ok ? `${sharp.version}, libvips ${sharp.libraries["vips"]}` : sharp.error],
     ...models.map((model) => {
       const text = model.complete ? `${model.type}, ${formatBytes(model.bytes)}` : model.error;

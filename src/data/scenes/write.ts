@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { mkdir, readdir, rename, rm, rmdir, writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
-import { InterruptedError, UserError } from "../../errors.js";
+import { stopIf, UserError } from "../../errors.js";
 import { captionScene } from "./captions.js";
 import { STATEMENTS_PER_SCENE, textRecord } from "./descriptions.js";
 import { jsonLinesWriter, jsonListWriter, type ListWriter } from "./json-lists.js";
@@ -100,9 +100,8 @@ function explained(error: unknown, out: string): unknown {
   );
 }
 
-function throwIfStopped(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new InterruptedError("scenes: stopped on request; nothing was written");
-}
+const throwIfStopped = (signal: AbortSignal | undefined): void =>
+  stopIf(signal, "scenes: stopped on request; nothing was written");
 
 async function writeAll(
   folder: string,

@@ -1,5 +1,5 @@
 /** The loop of generation: prompts in, token ids out, one step of the language model per token. */
-import { InterruptedError, UserError } from "../../errors.js";
+import { stopIf, UserError } from "../../errors.js";
 import { BeamSearch } from "./beam.js";
 import { ContrastiveSearch } from "./contrastive-search.js";
 import { GreedySearch } from "./greedy.js";
@@ -81,7 +81,7 @@ export async function* generationSteps(
     active = next;
     yield searches;
     if (active.length === 0) return;
-    if (signal?.aborted) throw new InterruptedError("stopped on request");
+    stopIf(signal);
     // What has finished leaves the batch, and so costs nothing more.
     logits = await running.advance(parents, tokens, signal);
   }

@@ -1,0 +1,105 @@
+/**
+ * What the runtime lives in: a thread of this process, or, where this is a thread itself, a process of its own. A thread that is ended
+ * while it computes takes the whole process with it (the binding throws where nobody can catch). The main thread can wait for that moment
+ * when it ends; a worker thread is not asked when it is terminated.
+ */
+import { fork, type ChildProcess } from "node:child_process";
+import { isMainThread, Worker } from "node:worker_threads";
+import type { Reply, Request, WorkerSettings } from "./session-protocol.js";
+import { withoutUsageReports } from "./usage-reports.js";
+
+export interface RuntimeHost {
+  post(request: Request, transfer: readonly ArrayBuffer[]): void;
+  /** Keeps this process alive, or lets it end. */
+  ref(): void;
+  unref(): void;
+}
+
+export interface HostEvents {
+  onReply(reply: Reply): void;
+  onError(error: Error): void;
+  onExit(): void;
+}
+
+export function startHost(settings: WorkerSettings, events: HostEvents): RuntimeHost {
+  // Here, as the variables of a thread are a copy that the runtime does not see.
+  withoutUsageReports();
+  return isMainThread ? startThread(settings, events) : startProcess(settings, events);
+}
+
+/** From source (tests, benches) the worker is TypeScript too, and needs its loader. */
+const isBuilt = import.meta.url.endsWith(".js");
+const entry = new URL(isBuilt ? "./session-worker.js" : "./session-worker.ts", import.meta.url);
+const boot = `import("tsx/esm/api").then((tsx) => { tsx.register(); return import(${JSON.stringify(entry.href)}); })`;
+
+/** States of a thread, in memory that it shares with this one. */
+export const threadIdle = 0;
+export const threadBusy = 1;
+/** Places in that memory: the state, and whether this process is ending. */
+export const statePlace = 0;
+export const endingPlace = 1;
+
+/** Milliseconds; no native call takes so long, but a thread that is stuck shall not keep the process for ever. */
+const longestWait = 300_000;
+
+/** Of all threads that have not ended. */
+const states = new Set<Int32Array>();
+
+function startThread(settings: WorkerSettings, { onReply, onError, onExit }: HostEvents): RuntimeHost {
+  const state = new Int32Array(new SharedArrayBuffer(8));
+  // Flags of this process are not the worker's: some, such as --input-type, would keep it from starting.
+  const options = { workerData: { ...settings, state }, execArgv: [] };
+  const worker = isBuilt ? new Worker(entry, options) : new Worker(boot, { ...options, eval: true });
+  if (states.size === 0) process.on("exit", waitForThreads);
+  states.add(state);
+  worker.on("message", onReply);
+  worker.on("error", onError);
+  worker.on("exit", () => {
+    states.delete(state);
+    if (states.size === 0) process.off("exit", waitForThreads);
+    onExit();
+  });
+  return {
+    post: (request, transfer) => worker.postMessage(request, transfer),
+    ref: () => worker.ref(),
+    unref: () => worker.unref(),
+  };
+}
+
+/** Ends no thread in the middle of a native call. Node would wait for the call as well, and then crash. */
+function waitForThreads(): void {
+  for (const state of states) {
+    Atomics.store(state, endingPlace, 1);
+    Atomics.wait(state, statePlace, threadBusy, longestWait);
+  }
+}
+
+function startProcess(settings: WorkerSettings, { onReply, onError, onExit }: HostEvents): RuntimeHost {
+  const args = isBuilt ? [] : ["--import", "tsx"];
+  const child: ChildProcess = fork(entry, [], {
+    execArgv: args,
+    serialization: "advanced",
+    env: { ...process.env, [settingsVariable]: JSON.stringify(settings) },
+  });
+  child.on("message", onReply as (message: unknown) => void);
+  child.on("error", onError);
+  child.on("exit", onExit);
+  return {
+    post: (request) => {
+      child.send(request, (error) => {
+        if (error !== null) onError(error);
+      });
+    },
+    ref: () => {
+      child.ref();
+      child.channel?.ref();
+    },
+    unref: () => {
+      child.unref();
+      child.channel?.unref();
+    },
+  };
+}
+
+/** Where a runtime process finds its settings. */
+export const settingsVariable = "BLIP2_RUNTIME_SETTINGS";
