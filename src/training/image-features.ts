@@ -128,7 +128,7 @@ async function computeFeatures(
   for (let from = 0; from < pictures.length; from += 64) {
     if (hooks.signal?.aborted) throw new InterruptedError("stopped while image features were computed");
     const part = pictures.slice(from, from + 64);
-    const images = await Promise.all(part.map(({ file }) => loadImage(file)));
+    const images = await Promise.all(part.map(({ file }) => loadImage(file, { signal: hooks.signal })));
     const { features } = await program.run({ pixel_values: preprocess(images, preprocessing) });
     const { halves, overflow } = float32ToHalf(features!.data as Float32Array);
     if (overflow >= 0)

@@ -59,7 +59,7 @@ export const attend = defineVerb({
     const { choiceProblems } = await import("../../models/attention-maps.js");
     const { writeFileAtomic } = await import("../../files/atomic-write.js");
     // First, because it is quick to say that a picture is not there.
-    const pixels = { ...(await loadImage(image)), channels: 3 } as const;
+    const pixels = { ...(await loadImage(image, { signal })), channels: 3 } as const;
     const folder = await modelFolder(context, name, revision);
     const { readsTexts, ...sizes } = await describe(folder);
     const problems = choiceProblems(sizes, { layer, head, query });

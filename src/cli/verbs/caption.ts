@@ -64,7 +64,7 @@ export const caption = defineVerb({
     for (const [step, image] of paths.entries()) {
       progress.update({ label: "caption", step, total: paths.length });
       // A broken picture is its own affair; whatever else fails would fail for every picture.
-      const picture = await loadImage(image).catch((error: unknown) => {
+      const picture = await loadImage(image, { signal }).catch((error: unknown) => {
         if (!(error instanceof UserError)) throw error;
         return error;
       });

@@ -1,0 +1,45 @@
+/** What is taken on, checked against a file's header before anything is decoded: a file of a few bytes can claim any size. */
+import { InterruptedError } from "../../errors.js";
+import { damaged, tooLarge } from "./refusal.js";
+
+/** Pixels of a picture. In memory three bytes each, and as many again for a moment. */
+export const maximumPixels = 100_000_000;
+/** Pixels of one side: what JPEG, GIF and most programs can say. */
+export const maximumSide = 65_535;
+/** Bytes of a file, which lies in memory as a whole. */
+export const maximumBytes = 256 * 2 ** 20;
+
+/** Throws `PictureRefusal` unless a picture of this size may be decoded. */
+export function checkSize(width: number, height: number, most = maximumPixels): void {
+  if (!(width > 0 && height > 0)) throw damaged(`its header says ${width} x ${height} pixels`);
+  if (width * height > most) {
+    throw tooLarge(
+      `the picture has ${width} x ${height} pixels, at most ${most} are decoded; shrink it first`,
+    );
+  }
+  if (Math.max(width, height) > maximumSide) {
+    throw tooLarge(
+      `the picture has ${width} x ${height} pixels, at most ${maximumSide} a side are decoded; cut it first`,
+    );
+  }
+}
+
+export function throwIfStopped(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new InterruptedError("stopped on request", { cause: signal.reason });
+}
+
+/** Leaves the thread to others every few milliseconds, and is where a decoder of ours can be stopped. */
+export class Turns {
+  private ends = performance.now() + turn;
+
+  constructor(readonly signal: AbortSignal | undefined) {}
+
+  async next(): Promise<void> {
+    if (performance.now() < this.ends) return;
+    await new Promise((resolve) => setTimeout(resolve));
+    throwIfStopped(this.signal);
+    this.ends = performance.now() + turn;
+  }
+}
+
+const turn = 8; // ms
