@@ -38,7 +38,7 @@ export async function loadImage(
   if (source instanceof URL) {
     if (source.protocol !== "file:") {
       throw new UserError(
-        `${shown(source.href)}: only file: URLs are read; download the picture and pass its bytes`,
+        `${shownPath(source.href)}: only file: URLs are read; download the picture and pass its bytes`,
       );
     }
     return decodeFile(fileURLToPath(source), signal);
@@ -50,16 +50,16 @@ export async function loadImage(
 async function decodeFile(path: string, signal: AbortSignal | undefined): Promise<RgbImage> {
   if (/^data:/i.test(path)) {
     throw new UserError(
-      `${shown(path)}: data: URLs are not read; decode it and pass the bytes, or write them to a file`,
+      `${shownPath(path)}: data: URLs are not read; decode it and pass the bytes, or write them to a file`,
     );
   }
-  return decode(await readPicture(path, signal), shown(path), signal);
+  return decode(await readPicture(path, signal), shownPath(path), signal);
 }
 
 const longestName = 200;
 
 /** A path as messages have it: one that holds a picture, or is endless, is cut. */
-function shown(path: string): string {
+export function shownPath(path: string): string {
   const most = /^data:/i.test(path) ? 40 : longestName;
   return path.length <= most ? path : `${path.slice(0, most)}... (${path.length} characters)`;
 }
@@ -76,11 +76,11 @@ async function readPicture(path: string, signal: AbortSignal | undefined): Promi
     throwIfStopped(signal);
     const { code } = error as NodeJS.ErrnoException;
     const why = code === "ENOENT" ? "this picture does not exist" : `cannot be read (${code})`;
-    throw new UserError(`${shown(path)}: ${why}`, { cause: withoutPath(error) });
+    throw new UserError(`${shownPath(path)}: ${why}`, { cause: withoutPath(error) });
   }
   if (size === undefined)
-    throw new UserError(`${shown(path)}: a picture file is required, this is a folder or a device`);
-  throw tooManyBytes(shown(path), size);
+    throw new UserError(`${shownPath(path)}: a picture file is required, this is a folder or a device`);
+  throw tooManyBytes(shownPath(path), size);
 }
 
 /** Node's errors repeat the path. */

@@ -6,7 +6,7 @@ export const match = defineVerb({
   name: "match",
   summary: "say how well texts describe a picture",
   operands: {
-    image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" },
+    image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, SVG, ...)" },
     text: { repeated: true, help: "texts to compare it with; results come in their order" },
   },
   options: {

@@ -4,7 +4,7 @@
  * chroma is subsampled, which libheif interpolates otherwise.
  */
 import { Bytes } from "./bytes.js";
-import { checkSize } from "./limits.js";
+import { checkSize, maximumAvifPixels } from "./limits.js";
 import { damaged, unsupported } from "./refusal.js";
 
 interface Box {
@@ -32,7 +32,7 @@ export function readAvifHeader(file: Uint8Array): { readonly turned: boolean } {
   if (container === undefined) throw damaged("its properties are missing");
   const all = boxes(bytes, container.start, container.end);
   for (const { kind, start } of all)
-    if (kind === "ispe") checkSize(bytes.u32(start + 4), bytes.u32(start + 8));
+    if (kind === "ispe") checkSize(bytes.u32(start + 4), bytes.u32(start + 8), maximumAvifPixels);
   const mine = parts
     .filter(({ kind }) => kind === "ipma")
     .flatMap((box) => associations(bytes, box, item))

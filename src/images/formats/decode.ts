@@ -7,7 +7,7 @@ import { latin1 } from "./bytes.js";
 import { decodeGif } from "./gif.js";
 import { decodeIco } from "./ico.js";
 import { readJpegHeader } from "./jpeg-header.js";
-import { throwIfStopped, Turns } from "./limits.js";
+import { maximumAvifPixels, throwIfStopped, Turns } from "./limits.js";
 import { decodeNetpbm } from "./netpbm.js";
 import { exifOrientation, meaningful, orientationOf, turnUpright, xmpOrientation } from "./orientation.js";
 import { decodePng, pngSignature } from "./png.js";
@@ -30,7 +30,7 @@ const decoders: readonly (readonly [RegExp, Decoder])[] = [
   [/^(?:II[*+]\0|MM\0[*+])/, tiff],
   [/^BM[^]{12}/, async (file) => decodeBmp(file)],
   [/^[^]{4}ftyp/, avif],
-  [/^P[1-7fF][\s#]/, async (file) => decodeNetpbm(file)],
+  [/^P[1-7fF][\s#]/, (file, signal) => decodeNetpbm(file, new Turns(signal))],
   [/^\0\0\x01\0/, decodeIco],
   // Text, or packed text.
   [/^\x1f\x8b|<svg/i, svg],
@@ -75,7 +75,7 @@ async function avif(file: Uint8Array): Promise<RgbImage> {
   if (!/avi[fs]/.test(brands))
     throw unsupported("HEIC, and what else comes in boxes, is not read, except AVIF");
   const { turned } = readAvifHeader(file);
-  const picture = await decodeWithSharp(file).catch((error: unknown) => {
+  const picture = await decodeWithSharp(file, maximumAvifPixels).catch((error: unknown) => {
     if (error instanceof PictureRefusal && error.kind === "unsupported")
       throw unsupported("AVIF of this kind (a sequence, or of other content than AV1) is not read");
     throw error;

@@ -1,6 +1,6 @@
 /** What stands before the pixels of a JPEG file: size, components, EXIF and XMP. The pixels are libjpeg's affair. */
 import { Bytes, latin1 } from "./bytes.js";
-import { checkSize } from "./limits.js";
+import { checkSize, maximumPixels, maximumProgressiveSamples } from "./limits.js";
 import type { OrientationSources } from "./orientation.js";
 import { damaged, unsupported } from "./refusal.js";
 
@@ -9,8 +9,6 @@ export interface JpegHeader {
   readonly height: number;
   readonly components: number;
   readonly progressive: boolean;
-  /** The colour transform of an Adobe marker; undefined without one. */
-  readonly adobe: number | undefined;
   readonly orientation: OrientationSources;
 }
 
@@ -20,9 +18,8 @@ const xmpHeading = "http://ns.adobe.com/xap/1.0/\0";
 export function readJpegHeader(file: Uint8Array): JpegHeader {
   const bytes = new Bytes(file, false);
   let frame: { width: number; height: number; components: number; progressive: boolean } | undefined;
-  let exif: Uint8Array | undefined;
+  const parts: Uint8Array[] = [];
   let xmp: string | undefined;
-  let adobe: number | undefined;
   for (let at = 2; ;) {
     // Between segments there may be filling.
     while (bytes.u8(at) !== 0xff || bytes.u8(at + 1) === 0xff || bytes.u8(at + 1) === 0) at++;
@@ -35,10 +32,9 @@ export function readJpegHeader(file: Uint8Array): JpegHeader {
     if (marker === 0xda) break;
     if (marker === 0xe1 && startsWith(body, "Exif\0\0")) {
       // EXIF of more than 64 kB goes on in the next segment.
-      exif = exif === undefined ? body : Buffer.concat([exif, body.subarray(6)]);
+      parts.push(parts.length === 0 ? body : body.subarray(6));
     } else if (marker === 0xe1 && startsWith(body, xmpHeading))
       xmp = latin1(body.subarray(xmpHeading.length));
-    else if (marker === 0xee && startsWith(body, "Adobe")) adobe = body[11];
     else if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
       const part = new Bytes(body, false);
       if (part.u8(0) !== 8) throw unsupported(`JPEG with ${part.u8(0)} bits is not read`);
@@ -55,8 +51,10 @@ export function readJpegHeader(file: Uint8Array): JpegHeader {
   if (frame === undefined) throw damaged("its header is missing");
   if (![1, 3, 4].includes(frame.components))
     throw unsupported(`JPEG with ${frame.components} components is not read`);
-  checkSize(frame.width, frame.height);
-  return { ...frame, adobe, orientation: { exif, xmp } };
+  const most = frame.progressive ? Math.floor(maximumProgressiveSamples / frame.components) : maximumPixels;
+  checkSize(frame.width, frame.height, Math.min(most, maximumPixels));
+  const exif = parts.length === 0 ? undefined : Buffer.concat(parts);
+  return { ...frame, orientation: { exif, xmp } };
 }
 
 function startsWith(bytes: Uint8Array, text: string): boolean {

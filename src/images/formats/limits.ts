@@ -7,7 +7,11 @@ export const maximumPixels = 100_000_000;
 /** Pixels of one side: what JPEG, GIF and most programs can say. */
 export const maximumSide = 65_535;
 /** Bytes of a file, which lies in memory as a whole. */
-export const maximumBytes = 256 * 2 ** 20;
+export const maximumBytes = 200_000_000;
+/** Fewer pixels where a decoder takes more memory, so that no picture takes a gigabyte: AVIF, 18 bytes a pixel here. */
+export const maximumAvifPixels = 30_000_000;
+/** Samples of a progressive JPEG, which libjpeg holds at two bytes until the last scan. */
+export const maximumProgressiveSamples = 180_000_000;
 
 /** Throws `PictureRefusal` unless a picture of this size may be decoded. */
 export function checkSize(width: number, height: number, most = maximumPixels): void {

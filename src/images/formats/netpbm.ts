@@ -1,14 +1,14 @@
 /** PBM, PGM, PPM and grey PFM, the kinds of Netpbm that Pillow reads. Grey of more than 8 bits and floats are cut at 255. */
 import type { RgbImage } from "../rgb-image.js";
 import { Bytes, latin1 } from "./bytes.js";
-import { checkSize } from "./limits.js";
+import { checkSize, type Turns } from "./limits.js";
 import { damaged, unsupported } from "./refusal.js";
 
 /** What Python takes for a blank. */
 const isBlank = (byte: number | undefined): boolean =>
   byte === 32 || (byte !== undefined && byte >= 9 && byte <= 13);
 
-export function decodeNetpbm(file: Uint8Array): RgbImage {
+export async function decodeNetpbm(file: Uint8Array, turns: Turns): Promise<RgbImage> {
   const kind = latin1(file.subarray(0, 2));
   if (kind === "P7" || kind === "PF")
     throw unsupported(`${kind === "P7" ? "PAM" : "PFM in colour"} is not read`);
@@ -32,6 +32,7 @@ export function decodeNetpbm(file: Uint8Array): RgbImage {
   const scale = !colour && most > 255 ? 65535 : 255;
   const step = colour ? 1 : 3;
   for (let i = 0; i < count; i++) {
+    if (i % 65536 === 0) await turns.next();
     const byte = Math.min(255, roundHalfEven((value() / most) * scale));
     for (let c = 0; c < step; c++) data[i * step + c] = byte;
   }
@@ -106,7 +107,7 @@ class Words {
   constructor(
     private readonly file: Uint8Array,
     public at: number,
-    /** In values a comment joins what stands before and after it; in the header it does so too, up to the line's end. */
+    /** Whether these are values, behind the header. In both a comment joins what stands before and after its line. */
     private readonly values = false,
   ) {}
 
@@ -121,14 +122,25 @@ class Words {
       else if (word !== "") break;
       if (word.length > 10) throw damaged("it holds a number of more than ten digits");
     }
-    if (word === "") throw damaged(`its ${this.values ? "values end" : "header ends"} too early`);
+    if (word === "") throw damaged("its header ends too early");
     return word;
   }
 
   number(): number {
-    const word = this.next();
-    if (!/^\d+$/.test(word)) throw damaged("it holds something other than numbers");
-    return Number(word);
+    let value = 0;
+    for (let digits = 0; ;) {
+      const byte = this.file[this.at];
+      if (byte === undefined && digits === 0)
+        throw damaged(`its ${this.values ? "values end" : "header ends"} too early`);
+      if (byte === undefined) return value;
+      this.at++;
+      if (byte === 0x23) this.at = lineEnd(this.file, this.at) + 1;
+      else if (byte >= 0x30 && byte <= 0x39) {
+        value = value * 10 + byte - 0x30;
+        if (++digits > 10) throw damaged("it holds a number of more than ten digits");
+      } else if (!isBlank(byte)) throw damaged("it holds something other than numbers");
+      else if (digits > 0) return value;
+    }
   }
 }
 

@@ -77,9 +77,10 @@ function readParts(file: Uint8Array): Parts {
   let header: Header | undefined;
   let colours: Uint8Array | undefined;
   const data: Uint8Array[] = [];
-  const texts = new Map<string, string>();
+  // Of two texts with one key the last counts, and only that one is unpacked.
+  const texts = new Map<string, () => string>();
   let exif: Uint8Array | undefined;
-  let packet: string | undefined;
+  let packet: (() => string) | undefined;
   let afterData = false;
   for (let at = 8; at + 8 <= file.length;) {
     const length = bytes.u32(at);
@@ -121,8 +122,8 @@ function readParts(file: Uint8Array): Parts {
   if (header.colour === 3 && colours === undefined) throw damaged("its palette is missing");
   const palette = new Uint8Array(768);
   if (header.colour === 3) palette.set(colours!.subarray(0, 768));
-  exif ??= profileText(texts.get("Raw profile type exif"));
-  return { header, palette, data, orientation: { exif, xmp: texts.get(xmpKey) || packet } };
+  exif ??= profileText(texts.get("Raw profile type exif")?.());
+  return { header, palette, data, orientation: { exif, xmp: texts.get(xmpKey)?.() || packet?.() } };
 }
 
 const xmpKey = "XML:com.adobe.xmp";
@@ -146,20 +147,20 @@ function checkFrame(bytes: Bytes, { width, height }: Header): void {
     throw unsupported("an animated PNG whose first frame is a part of the picture is not read");
 }
 
-function readText(name: string, body: Uint8Array): { key: string; value: string } | undefined {
+function readText(name: string, body: Uint8Array): { key: string; value: () => string } | undefined {
   const end = body.indexOf(0);
   if (end < 0 || !["tEXt", "zTXt", "iTXt"].includes(name)) return undefined;
   const key = latin1(body.subarray(0, end));
   if (key !== xmpKey && key !== "Raw profile type exif") return undefined;
-  if (name === "tEXt") return { key, value: latin1(body.subarray(end + 1)) };
-  if (name === "zTXt") return { key, value: unpacked(body.subarray(end + 2)) };
+  if (name === "tEXt") return { key, value: () => latin1(body.subarray(end + 1)) };
+  if (name === "zTXt") return { key, value: () => unpacked(body.subarray(end + 2)) };
   const [compressed, method] = [body[end + 1], body[end + 2]];
   const language = body.indexOf(0, end + 3);
   const keyword = language < 0 ? -1 : body.indexOf(0, language + 1);
   if (keyword < 0) return undefined;
   const text = body.subarray(keyword + 1);
-  if (compressed === 0) return { key, value: latin1(text) };
-  return method === 0 ? { key, value: unpacked(text) } : undefined;
+  if (compressed === 0) return { key, value: () => latin1(text) };
+  return method === 0 ? { key, value: () => unpacked(text) } : undefined;
 }
 
 /** A text may hold a megabyte. */

@@ -8,7 +8,6 @@ import type { SvgAnswer, SvgLimits } from "./svg.js";
 const limits = JSON.parse(process.argv.at(-1)!) as SvgLimits;
 
 // Drawing happens on other threads, so this one can keep watch.
-let drawing = false;
 const began = performance.now();
 setInterval(() => {
   if (process.memoryUsage.rss() > limits.bytes) answer({ refused: "memory" });
@@ -26,7 +25,6 @@ async function draw(): Promise<void> {
   const pieces: Buffer[] = [];
   for await (const piece of process.stdin) pieces.push(piece as Buffer);
   const bytes = Buffer.concat(pieces);
-  drawing = true;
   const { format, width, height } = await sharp(bytes, { limitInputPixels: false }).metadata();
   if (format !== "svg") return answer({ refused: "kind" });
   if (width * height > limits.pixels) return answer({ refused: "pixels", width, height });
@@ -43,4 +41,3 @@ async function draw(): Promise<void> {
 }
 
 draw().catch((error: unknown) => answer({ damaged: error instanceof Error ? error.message : String(error) }));
-void drawing;

@@ -7,7 +7,7 @@ import type { TiffDirectory } from "./tiff-directory.js";
 import { tag, type TiffLayout } from "./tiff-layout.js";
 
 /** Bytes that one strip or tile may have: it lies in memory as a whole. */
-const mostBytes = 2 ** 28;
+const mostBytes = 200_000_000;
 
 export interface Segment {
   /** Its first column and row, and how much of it lies in the picture. */

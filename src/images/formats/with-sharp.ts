@@ -6,14 +6,14 @@ import { PictureRefusal, unsupported } from "./refusal.js";
 import { inkToLight } from "./tiff.js";
 
 /** Runs in libvips's own threads; libvips remembers nothing of bytes, as it does of files by name. */
-export async function decodeWithSharp(file: Uint8Array): Promise<RgbImage> {
-  return worded(() => pixels(open(file).toColourspace("srgb").removeAlpha()));
+export async function decodeWithSharp(file: Uint8Array, most = maximumPixels): Promise<RgbImage> {
+  return worded(() => pixels(open(file, most).toColourspace("srgb").removeAlpha()));
 }
 
 /** A JPEG of four inks, which Pillow takes for inverted whether or not an Adobe marker says so. */
 export async function decodeCmykJpeg(file: Uint8Array): Promise<RgbImage> {
   return worded(async () => {
-    const { data, info } = await open(file)
+    const { data, info } = await open(file, maximumPixels)
       .pipelineColourspace("cmyk")
       .toColourspace("cmyk")
       .raw()
@@ -28,9 +28,9 @@ export async function decodeCmykJpeg(file: Uint8Array): Promise<RgbImage> {
   });
 }
 
-function open(file: Uint8Array): Sharp {
+function open(file: Uint8Array, most: number): Sharp {
   return sharp(file, {
-    limitInputPixels: maximumPixels,
+    limitInputPixels: most,
     ignoreIcc: true,
     failOn: "error",
     autoOrient: false,
