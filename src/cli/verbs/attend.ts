@@ -117,16 +117,16 @@ export const attend = defineVerb({
 
 /** The drawing is a PNG, and never takes the place of the picture that it is of. */
 async function checkOut(out: string, image: string): Promise<void> {
-  const { extname } = await import("node:path");
+  const path = await import("node:path");
   const { stat } = await import("node:fs/promises");
-  const ending = extname(out);
+  const ending = path.extname(out);
   if (ending !== "" && ending.toLowerCase() !== ".png") {
     throw new UserError(`attend: --out ${out}: the drawing is a PNG file, give a name that ends in .png`, {
       exitCode: 2,
     });
   }
   // The same file may have two names.
-  const [written, read] = await Promise.all([out, image].map((path) => stat(path).catch(() => undefined)));
+  const [written, read] = await Promise.all([out, image].map((file) => stat(file).catch(() => undefined)));
   if (written !== undefined && read !== undefined && written.ino === read.ino && written.dev === read.dev) {
     throw new UserError(
       `attend: --out ${out} is the picture itself and would replace it; give another name`,

@@ -22,18 +22,19 @@ export const supportedKinds = "JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, PBM, PGM, 
 type Decoder = (file: Uint8Array, signal: AbortSignal | undefined) => Promise<RgbImage>;
 
 /** First bytes of each kind, and its decoder. */
-const decoders: readonly (readonly [RegExp, Decoder])[] = [
-  [/^\xff\xd8\xff/, jpeg],
-  [new RegExp(`^${pngSignature}`), png],
+const decoders: readonly (readonly [RegExp | string, Decoder])[] = [
+  ["\xff\xd8\xff", jpeg],
+  [pngSignature, png],
   [/^GIF8[79]a/, async (file) => decodeGif(file)],
   [/^RIFF[^]{4}WEBP/, webp],
   [/^(?:II[*+]\0|MM\0[*+])/, tiff],
   [/^BM[^]{12}/, async (file) => decodeBmp(file)],
   [/^[^]{4}ftyp/, avif],
   [/^P[1-7fF][\s#]/, (file, signal) => decodeNetpbm(file, new Turns(signal))],
-  [/^\0\0\x01\0/, decodeIco],
-  // Text, or packed text.
-  [/^\x1f\x8b|<svg/i, svg],
+  ["\0\0\x01\0", decodeIco],
+  // Packed text, or text.
+  ["\x1f\x8b", svg],
+  [/<svg/i, svg],
   [/^(?:\xff\xfe|\xfe\xff)[^]*<\0?s\0?v\0?g/, svg],
 ];
 
@@ -42,7 +43,9 @@ export async function decodePicture(file: Uint8Array, signal: AbortSignal | unde
   throwIfStopped(signal);
   if (file.length === 0) throw unsupported("a picture is required, this is empty");
   const start = latin1(file.subarray(0, 4096));
-  const decoder = decoders.find(([pattern]) => pattern.test(start))?.[1];
+  const decoder = decoders.find(([mark]) =>
+    typeof mark === "string" ? start.startsWith(mark) : mark.test(start),
+  )?.[1];
   if (decoder === undefined) throw unsupported("not a picture");
   const picture = await decoder(file, signal);
   throwIfStopped(signal);

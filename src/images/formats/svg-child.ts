@@ -15,10 +15,19 @@ setInterval(() => {
   else if (performance.now() - began > limits.milliseconds) answer({ refused: "time" });
 }, 20).unref();
 
-function answer(said: SvgAnswer, pixels?: Uint8Array): void {
+let answered = false;
+process.stdout.on("error", end);
+
+function answer(said: SvgAnswer, pixels: Uint8Array = new Uint8Array(0)): void {
+  if (answered) return;
+  answered = true;
   process.stdout.write(`${JSON.stringify(said)}\n`);
-  if (pixels === undefined) process.stdout.write("", () => process.exit(0));
-  else process.stdout.write(pixels, () => process.exit(0));
+  process.stdout.write(pixels, end);
+}
+
+/** An ordinary end would wait for the drawing. */
+function end(): void {
+  process.kill(process.pid, "SIGKILL");
 }
 
 async function draw(): Promise<void> {

@@ -81,10 +81,10 @@ function drawn(file: Uint8Array, signal: AbortSignal | undefined, limits: SvgLim
       ),
     );
     child.on("close", () => resolve(late ? Buffer.from('{"refused":"time"}\n') : Buffer.concat(pieces)));
-    child.stdout!.on("data", (piece: Buffer) => pieces.push(piece));
+    child.stdout.on("data", (piece: Buffer) => pieces.push(piece));
     // A process that ends early reads no further.
-    child.stdin!.on("error", () => undefined);
-    child.stdin!.end(file);
+    child.stdin.on("error", () => undefined);
+    child.stdin.end(file);
   }).finally(() => {
     clearTimeout(deadline);
     signal?.removeEventListener("abort", kill);

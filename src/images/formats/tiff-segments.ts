@@ -1,6 +1,6 @@
 /** Strips and tiles of a TIFF: where they lie, unpacked, with predictor and bit order undone. Each is as long as it has to be. */
 import { inflateSync } from "node:zlib";
-import { Bytes } from "./bytes.js";
+import type { Bytes } from "./bytes.js";
 import { lzw } from "./lzw.js";
 import { damaged, tooLarge, unsupported } from "./refusal.js";
 import type { TiffDirectory } from "./tiff-directory.js";
