@@ -7,6 +7,9 @@ import { Bytes } from "./bytes.js";
 import { checkSize, maximumAvifPixels } from "./limits.js";
 import { damaged, unsupported } from "./refusal.js";
 
+/** Of a list in the file; usual ones have ten. */
+const mostParts = 10_000;
+
 interface Box {
   readonly kind: string;
   readonly start: number;
@@ -69,6 +72,7 @@ function boxes(bytes: Bytes, from: number, end: number): Box[] {
     const size = short === 1 ? bytes.u64(at + 8) : short === 0 ? end - at : short;
     const start = at + (short === 1 ? 16 : 8);
     if (size < start - at) throw damaged("a part of it has an impossible size");
+    if (found.length === mostParts) throw damaged("it has too many parts");
     found.push({ kind: bytes.text(at + 4, 4), start, end: Math.min(end, at + size) });
     at += size;
   }
@@ -92,6 +96,7 @@ function associations(bytes: Bytes, { start }: Box, item: number): number[] {
       const index = wide ? bytes.u16(at) & 0x7fff : bytes.u8(at) & 0x7f;
       at += wide ? 2 : 1;
       if (id === item) found.push(index);
+      if (found.length > mostParts) throw damaged("its main picture has too many properties");
     }
   }
   return found;

@@ -27,7 +27,7 @@ const decoders: readonly (readonly [RegExp | string, Decoder])[] = [
   [pngSignature, png],
   [/^GIF8[79]a/, async (file) => decodeGif(file)],
   [/^RIFF[^]{4}WEBP/, webp],
-  [/^(?:II[*+]\0|MM\0[*+])/, tiff],
+  [/^(?:II[*+]\0|MM\0[*+]|MM\*\0|II\0\*)/, tiff],
   [/^BM[^]{12}/, async (file) => decodeBmp(file)],
   [/^[^]{4}ftyp/, avif],
   [/^P[1-7fF][\s#]/, (file, signal) => decodeNetpbm(file, new Turns(signal))],
@@ -54,8 +54,9 @@ export async function decodePicture(file: Uint8Array, signal: AbortSignal | unde
 
 async function jpeg(file: Uint8Array): Promise<RgbImage> {
   const { components, orientation } = readJpegHeader(file);
+  const upright = orientationOf(orientation);
   const picture = components === 4 ? await decodeCmykJpeg(file) : await decodeWithSharp(file);
-  return turnUpright(picture, orientationOf(orientation));
+  return turnUpright(picture, upright);
 }
 
 async function png(file: Uint8Array, signal: AbortSignal | undefined): Promise<RgbImage> {
@@ -64,8 +65,8 @@ async function png(file: Uint8Array, signal: AbortSignal | undefined): Promise<R
 }
 
 async function webp(file: Uint8Array): Promise<RgbImage> {
-  const orientation = readWebpHeader(file);
-  return turnUpright(await decodeWithSharp(file), orientationOf(orientation));
+  const orientation = orientationOf(readWebpHeader(file));
+  return turnUpright(await decodeWithSharp(file), orientation);
 }
 
 async function tiff(file: Uint8Array, signal: AbortSignal | undefined): Promise<RgbImage> {

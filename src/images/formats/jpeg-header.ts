@@ -32,6 +32,7 @@ export function readJpegHeader(file: Uint8Array): JpegHeader {
     if (marker === 0xda) break;
     if (marker === 0xe1 && startsWith(body, "Exif\0\0")) {
       // EXIF of more than 64 kB goes on in the next segment.
+      if (parts.length === 4096) throw damaged("its EXIF goes on without end");
       parts.push(parts.length === 0 ? body : body.subarray(6));
     } else if (marker === 0xe1 && startsWith(body, xmpHeading))
       xmp = latin1(body.subarray(xmpHeading.length));

@@ -1,6 +1,6 @@
 /**
  * How a picture is turned upright: Pillow's `exif_transpose`. The orientation in EXIF counts if there is one, whatever its
- * value; else the one in XMP. A file whose EXIF cannot be read is as one without.
+ * value; else the one in XMP. EXIF that is none says nothing, and keeps XMP from being asked.
  */
 import type { RgbImage } from "../rgb-image.js";
 import { latin1 } from "./bytes.js";
@@ -32,11 +32,12 @@ export function exifOrientation(exif: Uint8Array | undefined): number | undefine
   if (exif === undefined) return undefined;
   let start = 0;
   for (let i = 0; i < 2 && latin1(exif.subarray(start, start + 6)) === "Exif\0\0"; i++) start += 6;
+  if (start === exif.length) return undefined;
   try {
     const directory = readTiffDirectory(exif.subarray(start));
     return directory.has(orientationTag) ? (directory.number(orientationTag) ?? 0) : undefined;
   } catch {
-    return undefined;
+    return 0;
   }
 }
 

@@ -25,7 +25,8 @@ interface Parts {
   readonly header: Header;
   /** 256 colours; those that the file does not give are black. */
   readonly palette: Uint8Array;
-  readonly data: readonly Uint8Array[];
+  /** Where the first chunk of pixel data begins. */
+  readonly data: number;
   readonly orientation: OrientationSources;
 }
 
@@ -64,7 +65,7 @@ export async function decodePng(
     }
   };
   try {
-    await pipeline(Readable.from(parts.data), inflate, rows);
+    await pipeline(Readable.from(pixelData(file, parts.data)), inflate, rows);
   } catch (error) {
     // What stands behind the last row is no harm, such as a wrong checksum.
     const code = (error as NodeJS.ErrnoException).code ?? "";
@@ -80,7 +81,7 @@ function readParts(file: Uint8Array): Parts {
   const bytes = new Bytes(file, false);
   let header: Header | undefined;
   let colours: Uint8Array | undefined;
-  const data: Uint8Array[] = [];
+  let data: number | undefined;
   // Of two texts with one key the last counts, and only that one is unpacked.
   const texts = new Map<string, () => string>();
   let exif: Uint8Array | undefined;
@@ -90,39 +91,38 @@ function readParts(file: Uint8Array): Parts {
     const length = bytes.u32(at);
     const name = bytes.text(at + 4, 4);
     if (!/^[A-Za-z]{4}$/.test(name)) {
-      if (data.length > 0) break;
+      if (data !== undefined) break;
       throw damaged("a chunk without a name stands before its pixels");
     }
     if (name === "IDAT") {
       if (header === undefined) throw damaged("its pixels stand before its header");
-      // Pillow stops at the first other chunk, libpng too.
-      if (!afterData) data.push(file.subarray(at + 8, at + 8 + length));
+      data ??= at;
     } else {
-      afterData = data.length > 0;
+      afterData = data !== undefined;
       if (name === "IEND") break;
       const whole = at + 12 + length <= file.length;
       if (!whole && afterData) break;
       const body = bytes.slice(at + 8, length);
       const sound = whole && crc32(file.subarray(at + 4, at + 8 + length)) === bytes.u32(at + 8 + length);
-      const critical = name === "IHDR" || name === "PLTE";
-      if (critical && !sound) throw damaged(`the checksum of its ${name} is wrong`);
-      if (name === "IHDR") header = readHeader(new Bytes(body, false));
-      else if (name === "PLTE") colours = body;
+      // The size before the checksum: what is claimed is the better reason.
+      if (name === "IHDR" && !afterData) header = readHeader(new Bytes(body, false));
+      const text = readText(name, body);
+      const used = text !== undefined || ["IHDR", "PLTE", "eXIf"].includes(name);
+      if (used && !sound && !afterData) throw damaged(`the checksum of its ${name} is wrong`);
+      // Behind the pixels only what turns the picture counts.
+      if (name === "PLTE" && !afterData) colours = body;
+      else if (name === "eXIf") exif = body;
       else if (name === "fcTL" && header !== undefined && !afterData)
         checkFrame(new Bytes(body, false), header);
-      else if (name === "eXIf" && sound) exif = body;
-      else if (sound || afterData) {
-        const text = readText(name, body);
-        if (text !== undefined) {
-          texts.set(text.key, text.value);
-          if (name === "iTXt" && text.key === xmpKey) packet = text.value;
-        }
+      else if (text !== undefined) {
+        texts.set(text.key, text.value);
+        if (name === "iTXt" && text.key === xmpKey) packet = text.value;
       }
     }
     at += 12 + length;
   }
   if (header === undefined) throw damaged("its header is missing");
-  if (data.length === 0) throw damaged("it holds no pixels");
+  if (data === undefined) throw damaged("it holds no pixels");
   if (header.colour === 3 && colours === undefined) throw damaged("its palette is missing");
   const palette = new Uint8Array(768);
   if (header.colour === 3) palette.set(colours!.subarray(0, 768));
@@ -130,7 +130,36 @@ function readParts(file: Uint8Array): Parts {
   return { header, palette, data, orientation: { exif, xmp: texts.get(xmpKey)?.() || packet?.() } };
 }
 
+/**
+ * The chunks of pixel data that follow one another; Pillow stops at the first other chunk, libpng too. Small ones are joined: there may
+ * be millions of a byte each.
+ */
+function* pixelData(file: Uint8Array, start: number): Generator<Uint8Array, void, void> {
+  const bytes = new Bytes(file, false);
+  let joined = new Uint8Array(joinedSize);
+  let filled = 0;
+  for (let at = start; at + 8 <= file.length && bytes.text(at + 4, 4) === "IDAT";) {
+    const length = bytes.u32(at);
+    const piece = file.subarray(at + 8, at + 8 + length);
+    at += 12 + length;
+    if (filled > 0 && filled + piece.length > joinedSize) {
+      yield joined.subarray(0, filled);
+      joined = new Uint8Array(joinedSize);
+      filled = 0;
+    }
+    if (piece.length > joinedSize) yield piece;
+    else {
+      joined.set(piece, filled);
+      filled += piece.length;
+    }
+  }
+  if (filled > 0) yield joined.subarray(0, filled);
+}
+
+const joinedSize = 2 ** 16;
 const xmpKey = "XML:com.adobe.xmp";
+/** Characters of a text that may say how a picture is turned. */
+const longestText = 2 ** 24;
 
 function readHeader(bytes: Bytes): Header {
   const [width, height] = [bytes.u32(0), bytes.u32(4)];
@@ -156,6 +185,7 @@ function readText(name: string, body: Uint8Array): { key: string; value: () => s
   if (end < 0 || !["tEXt", "zTXt", "iTXt"].includes(name)) return undefined;
   const key = latin1(body.subarray(0, end));
   if (key !== xmpKey && key !== "Raw profile type exif") return undefined;
+  if (body.length > longestText) throw damaged(`its ${key} has ${body.length} bytes`);
   if (name === "tEXt") return { key, value: () => latin1(body.subarray(end + 1)) };
   if (name === "zTXt") return { key, value: () => unpacked(body.subarray(end + 2)) };
   const [compressed, method] = [body[end + 1], body[end + 2]];

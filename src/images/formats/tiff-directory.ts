@@ -83,30 +83,41 @@ function isNumeric(type: number): boolean {
   return ![1, 2, 7].includes(type);
 }
 
-/** Throws `PictureRefusal` if this is no TIFF. Entries that reach beyond the file are left out, as Pillow does. */
+/**
+ * Throws `PictureRefusal` if this is no TIFF. As in Pillow, values that are together longer than the file are left out, and nothing
+ * behind a value that reaches beyond its end is read.
+ */
 export function readTiffDirectory(data: Uint8Array): TiffDirectory {
   const order = latin1(data.subarray(0, 2));
   if (order !== "II" && order !== "MM") throw damaged("no byte order stands at its beginning");
   const bytes = new Bytes(data, order === "II");
   const version = bytes.u16(2);
-  if (version !== 42 && version !== 43) throw unsupported(`version ${version} of TIFF is not read`);
+  // Some programs swap the bytes of the version alone.
+  if (![42, 43, 42 << 8].includes(version)) throw unsupported(`version ${version} of TIFF is not read`);
   const big = version === 43;
   const start = big ? bytes.u64(8) : bytes.u32(4);
   const entries = new Map<number, Entry>();
-  const count = big ? bytes.u64(start) : bytes.u16(start);
   const [first, size] = big ? [start + 8, 20] : [start + 2, 12];
+  if (first > data.length) return new TiffDirectory(bytes, entries);
+  const count = big ? bytes.u64(start) : bytes.u16(start);
+  let total = 0;
   for (let i = 0; i < count; i++) {
     const at = first + i * size;
     if (at + size > data.length) break;
     const [tag, type] = [bytes.u16(at), bytes.u16(at + 2)];
     const values = big ? bytes.u64(at + 4) : bytes.u32(at + 4);
     const length = values * (sizes[type] ?? 0);
-    const inline = length <= (big ? 8 : 4);
     const place = at + (big ? 12 : 8);
-    const where = inline ? place : big ? bytes.u64(place) : bytes.u32(place);
     // The first of two entries of one tag counts.
-    if (length === 0 || where + length > data.length || entries.has(tag)) continue;
-    entries.set(tag, { type, count: values, at: where });
+    if (length === 0 || entries.has(tag)) continue;
+    if (length <= (big ? 8 : 4)) entries.set(tag, { type, count: values, at: place });
+    else {
+      total += length;
+      if (total > data.length) continue;
+      const where = big ? bytes.u64(place) : bytes.u32(place);
+      if (where + length > data.length) break;
+      entries.set(tag, { type, count: values, at: where });
+    }
   }
   return new TiffDirectory(bytes, entries);
 }

@@ -32,7 +32,10 @@ export function* tiffSegments(directory: TiffDirectory, layout: TiffLayout): Gen
   const across = Math.ceil(width / segment.width);
   const down = Math.ceil(height / segment.height);
   const planes = planar ? samples : 1;
-  if (offsets.length < across * down * planes) throw damaged("it does not say where all its pixels are");
+  const needed = across * down * planes;
+  // Of plain files Pillow lays parts beyond the picture over the first ones.
+  if (offsets.length < needed || (compression === 1 && offsets.length > needed))
+    throw damaged(`it has ${offsets.length} parts in place of ${needed}`);
   for (let plane = 0; plane < planes; plane++) {
     for (let i = 0; i < across * down; i++) {
       const x = (i % across) * segment.width;
@@ -87,6 +90,9 @@ function unpack(packed: Uint8Array, compression: number, size: number): Uint8Arr
   if (compression === 5) {
     if (packed[0] === 0 && (packed[1] ?? 0) & 1)
       throw unsupported("TIFF with LZW of before 1990 is not read");
+    // The first code clears the table.
+    if (packed[0] !== 0x80 || (packed[1] ?? 0x80) & 0x80)
+      throw damaged("its pixels do not begin as LZW does");
     if (packed.length * 4096 < size) throw damaged("its pixels end too early");
     return lzw(packed, size, { bits: 8, lowBitFirst: false, early: true });
   }
