@@ -131,6 +131,30 @@ describe("sizes that are not taken on", () => {
   });
 });
 
+describe("PNG in pieces", () => {
+  it("is read from chunks of a byte each, and refused where a wrong checksum could turn it", async () => {
+    const rows = Buffer.concat(
+      Array.from({ length: 40 }, (_, y) => Buffer.from([0, ...Buffer.alloc(120, y)])),
+    );
+    const header = Buffer.concat([big(40, 40), Buffer.from([8, 2, 0, 0, 0])]);
+    const packed = deflateSync(rows, { level: 0 });
+    const file = (extra: Buffer): Buffer =>
+      Buffer.concat([
+        Buffer.from("\x89PNG\r\n\x1a\n", "latin1"),
+        pngChunk("IHDR", header),
+        extra,
+        ...Array.from(packed, (byte) => pngChunk("IDAT", Buffer.from([byte]))),
+        pngChunk("IDAT", Buffer.alloc(0)),
+        pngChunk("IEND", Buffer.alloc(0)),
+      ]);
+    const { data } = await loadImage(file(Buffer.alloc(0)));
+    expect([...data]).toEqual(Array.from({ length: 40 * 120 }, (_, i) => Math.floor(i / 120)));
+    const wrong = pngChunk("eXIf", Buffer.from("MM\0*\0\0\0\x08\0\0"));
+    wrong[wrong.length - 1]! ^= 1;
+    expect(await refusal(file(wrong))).toContain("the checksum of its eXIf is wrong");
+  });
+});
+
 describe("names in messages", () => {
   it("are cut where they hold a picture, or are endless", async () => {
     const url = `data:image/png;base64,${"iVBORw0KGgo".repeat(9000)}`;
