@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 SCRIPTS = ["ops", "models", "t5", "stages", "stage2_t5", "optimizer", "text", "images", "generation", "retrieval"]
-SCRIPTS += ["attention", "pictures", "checkpoints"]
+SCRIPTS += ["attention", "pictures", "picture_kinds", "checkpoints"]
 
 here = Path(__file__).resolve().parent
 for name in SCRIPTS:

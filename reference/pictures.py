@@ -11,9 +11,12 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 from PIL import Image
 from transformers.image_utils import load_image
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+assert PIL.__version__ == "13.0.0", "the values of one version are stored: Pillow 13.0.0"
 
 OUT = pathlib.Path("test/golden/pictures")
 WIDTH, HEIGHT = 11, 7

@@ -292,7 +292,7 @@ export class Blip2 {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<ImageAttention> {
     checkOptions("attention", options);
-    const pixels = await preprocessInTurns([await loadImage(image)], this.pictures);
+    const pixels = await preprocessInTurns([await loadImage(image, options)], this.pictures);
     return this.runner.attention(pixels, options.signal);
   }
 

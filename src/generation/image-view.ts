@@ -55,7 +55,10 @@ export async function softPromptsOf(
     unseen.length === 0
       ? undefined
       : await runner.softPrompts(
-          await preprocessInTurns(await Promise.all(unseen.map(loadImage)), pictures),
+          await preprocessInTurns(
+            await Promise.all(unseen.map((image) => loadImage(image, { signal }))),
+            pictures,
+          ),
           signal,
         );
   if (fresh !== undefined && unseen.length === images.length) return fresh;

@@ -405,7 +405,10 @@ export class Blip2Retriever {
     images: readonly ImageSource[],
     signal: AbortSignal | undefined,
   ): Promise<EncodedImage[]> {
-    const pixels = preprocess(await Promise.all(images.map(loadImage)), this.pictures);
+    const pixels = preprocess(
+      await Promise.all(images.map((image) => loadImage(image, { signal }))),
+      this.pictures,
+    );
     const { hidden } = await this.runner.look(pixels, { signal });
     const embeds = await this.runner.imageEmbeds(hidden, signal);
     const row = ({ data }: HostTensor, i: number): Float32Array => {

@@ -117,7 +117,7 @@ async function fill(
   const load = async (place: number): Promise<RgbImage> => {
     const { image, name } = await pictures.at(place);
     try {
-      return await loadImage(image);
+      return await loadImage(image, { signal });
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
       log?.(error.message.includes(name) ? error.message : `${name}: ${error.message}`);

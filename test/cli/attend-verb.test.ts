@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -140,13 +140,32 @@ describe("blip2 attend", () => {
       "attend: layer 1 is not there: the queries look at the picture in layers 0, 3; head 2 is not there: 0 to 1 are; query 7 is not there: 0 to 6 are",
     ],
     [["attend", "PICTURE", "--out", "NO", "--layer", "-1"], 2, "--layer must be an integer of at least 0"],
+    [
+      ["attend", "PICTURE", "--out", "PICTURE", "--model", "CAPTIONER"],
+      2,
+      "is the picture itself and would replace it",
+    ],
+    [
+      ["attend", "PICTURE", "--out", "LINK", "--model", "CAPTIONER"],
+      2,
+      "is the picture itself and would replace it",
+    ],
+    [
+      ["attend", "PICTURE", "--out", "x.jpg", "--model", "CAPTIONER"],
+      2,
+      "--out x.jpg: the drawing is a PNG file",
+    ],
+    [["attend", "data:image/png;base64,LONG", "--out", "NO"], 1, "data: URLs are not read"],
     [["attend", "PICTURE", "--out", "FOLDER", "--model", "CAPTIONER"], 1, "a folder"],
   ])("%j ends with a sentence", async (words, code, message) => {
     await mkdir(at("folder.png"), { recursive: true });
+    await symlink(picture, at("link.png")).catch(() => undefined);
     const names: Readonly<Record<string, string>> = {
       PICTURE: picture,
       NO: at("no.png"),
       FOLDER: at("folder.png"),
+      LINK: at("link.png"),
+      "data:image/png;base64,LONG": `data:image/png;base64,${"iVBORw0KGgo".repeat(5000)}`,
       CAPTIONER: captioner,
       RETRIEVER: retriever,
     };

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { loadImage } from "../../src/images/load-image.js";
 import { preprocess, preprocessConfig } from "../../src/images/preprocess.js";
-import { resizeBicubic } from "../../src/images/resize-bicubic.js";
+import { resizeBicubic, resizeBicubicInTurns } from "../../src/images/resize-bicubic.js";
 import { pattern } from "./pattern.js";
 
 /** Made by reference/images.py with Pillow and transformers. */
@@ -58,7 +58,20 @@ describe("decoding equals Pillow's convert('RGB')", () => {
   });
 });
 
+/** Made by reference/picture_kinds.py: tall pictures, of which Pillow 13 resizes the vertical axis first. */
+const { resized } = JSON.parse(readFileSync("test/golden/images/resized-13.json", "utf8")) as {
+  resized: { from: [number, number]; to: [number, number]; input: string; output: string }[];
+};
+
 describe("resizing equals Pillow's bicubic", () => {
+  it.each(resized)("$from to $to, as Pillow 13", async ({ from, to, input, output }) => {
+    const picture = { width: from[0], height: from[1], data: Buffer.from(input, "base64") };
+    const size = { width: to[0], height: to[1] };
+    const expected = [...Buffer.from(output, "base64")];
+    expect([...resizeBicubic(picture, size).data]).toEqual(expected);
+    expect([...(await resizeBicubicInTurns(picture, size)).data]).toEqual(expected);
+  });
+
   it.each(golden.resized)("$from to $to", ({ from, to, sha256 }) => {
     const resized = resizeBicubic(pattern(...from), { width: to[0], height: to[1] });
     expect(digest(resized.data)).toBe(sha256);

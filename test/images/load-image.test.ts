@@ -66,10 +66,10 @@ describe("what is refused", () => {
     expect(await refusal(path)).toMatchInlineSnapshot(`"DIR/x.png: a picture is required, this is empty"`);
     await writeFile(path, "plainly no picture");
     expect(await refusal(path)).toMatchInlineSnapshot(
-      `"DIR/x.png: not a picture, or of a kind that is not supported (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG are)"`,
+      `"DIR/x.png: not a picture, or of a kind that is not supported (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, PBM, PGM, PPM, ICO and SVG are)"`,
     );
     expect(await refusal(new Uint8Array(3))).toMatchInlineSnapshot(
-      `"picture of 3 bytes: not a picture, or of a kind that is not supported (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG are)"`,
+      `"picture of 3 bytes: not a picture, or of a kind that is not supported (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, PBM, PGM, PPM, ICO and SVG are)"`,
     );
   });
 

@@ -6,7 +6,7 @@ export const ask = defineVerb({
   name: "ask",
   summary: "answer questions about a picture, in few words",
   operands: {
-    image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" },
+    image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, SVG, ...)" },
     question: { repeated: true, help: "what to answer, each question for itself" },
   },
   options: {

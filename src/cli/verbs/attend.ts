@@ -7,7 +7,7 @@ import { defineVerb } from "../verb.js";
 export const attend = defineVerb({
   name: "attend",
   summary: "draw where the model looks in a picture",
-  operands: { image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" } },
+  operands: { image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, SVG, ...)" } },
   options: {
     out: { type: "string", value: "FILE", required: true, help: "the drawing, a PNG file" },
     text: { type: "string", help: "draw what speaks for this text; needs a model that matches texts" },
@@ -58,8 +58,9 @@ export const attend = defineVerb({
     const { loadImage } = await import("../../images/load-image.js");
     const { choiceProblems } = await import("../../models/attention-maps.js");
     const { writeFileAtomic } = await import("../../files/atomic-write.js");
+    await checkOut(out, image);
     // First, because it is quick to say that a picture is not there.
-    const pixels = { ...(await loadImage(image)), channels: 3 } as const;
+    const pixels = { ...(await loadImage(image, { signal })), channels: 3 } as const;
     const folder = await modelFolder(context, name, revision);
     const { readsTexts, ...sizes } = await describe(folder);
     const problems = choiceProblems(sizes, { layer, head, query });
@@ -113,6 +114,28 @@ export const attend = defineVerb({
     );
   },
 });
+
+/** The drawing is a PNG, and never takes the place of the picture that it is of. */
+async function checkOut(out: string, image: string): Promise<void> {
+  const path = await import("node:path");
+  const { stat } = await import("node:fs/promises");
+  const ending = path.extname(out);
+  if (ending !== "" && ending.toLowerCase() !== ".png") {
+    throw new UserError(`attend: --out ${out}: the drawing is a PNG file, give a name that ends in .png`, {
+      exitCode: 2,
+    });
+  }
+  // The same file may have two names.
+  const [written, read] = await Promise.all([out, image].map((file) => stat(file).catch(() => undefined)));
+  if (written !== undefined && read !== undefined && written.ino === read.ino && written.dev === read.dev) {
+    throw new UserError(
+      `attend: --out ${out} is the picture itself and would replace it; give another name`,
+      {
+        exitCode: 2,
+      },
+    );
+  }
+}
 
 interface Description {
   /** Whether it is a model that compares pictures with texts. */

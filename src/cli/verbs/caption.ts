@@ -12,7 +12,9 @@ import { defineVerb } from "../verb.js";
 export const caption = defineVerb({
   name: "caption",
   summary: "say what pictures show",
-  operands: { image: { repeated: true, help: "picture files (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" } },
+  operands: {
+    image: { repeated: true, help: "picture files (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, SVG, ...)" },
+  },
   options: {
     ...modelOptions,
     ...precisionOption,
@@ -56,7 +58,7 @@ export const caption = defineVerb({
         exitCode: 2,
       });
     }
-    const { loadImage } = await import("../../images/load-image.js");
+    const { loadImage, shownPath } = await import("../../images/load-image.js");
     await using model = await loadBlip2(context, name, { revision, precision });
     await using ranker =
       options.rankBy === undefined ? undefined : await loadRetriever(context, options.rankBy);
@@ -64,14 +66,16 @@ export const caption = defineVerb({
     for (const [step, image] of paths.entries()) {
       progress.update({ label: "caption", step, total: paths.length });
       // A broken picture is its own affair; whatever else fails would fail for every picture.
-      const picture = await loadImage(image).catch((error: unknown) => {
+      const picture = await loadImage(image, { signal }).catch((error: unknown) => {
         if (!(error instanceof UserError)) throw error;
         return error;
       });
       if (picture instanceof UserError) {
         failures++;
         log(`blip2: ${picture.message}`);
-        if (output.json) output.record({ image, error: picture.message });
+        // No path is as long as a picture that was given in its place.
+        const given = image.length > 4096 ? shownPath(image) : image;
+        if (output.json) output.record({ image: given, error: picture.message });
         continue;
       }
       const source = { ...picture, channels: 3 } as const;

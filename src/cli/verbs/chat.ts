@@ -6,7 +6,7 @@ import { defineVerb } from "../verb.js";
 export const chat = defineVerb({
   name: "chat",
   summary: "talk about a picture: each line that is read is a question, asked behind the ones before",
-  operands: { image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" } },
+  operands: { image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, SVG, ...)" } },
   options: {
     ...answerOptions,
     beams: { ...answerOptions.beams, help: "width of the beam search; 1, which is greedy search" },

@@ -6,7 +6,7 @@ export const match = defineVerb({
   name: "match",
   summary: "say how well texts describe a picture",
   operands: {
-    image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, AVIF, SVG)" },
+    image: { help: "a picture file (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, SVG, ...)" },
     text: { repeated: true, help: "texts to compare it with; results come in their order" },
   },
   options: {
@@ -41,7 +41,7 @@ export const match = defineVerb({
     const { Blip2Retriever } = await import("../../index.js");
     const { loadImage } = await import("../../images/load-image.js");
     // First, because it is quick to say that a picture is not there.
-    const picture = await loadImage(image);
+    const picture = await loadImage(image, { signal });
     const folder = await modelFolder(context, name, revision);
     await using retriever = await Blip2Retriever.load(folder, {
       imageSize,
