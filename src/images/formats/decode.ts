@@ -1,4 +1,5 @@
 /** Bytes of a picture file to upright RGB: which kind it is is told by its first bytes, never by its name. */
+import { stopIf } from "../../errors.js";
 import sharp from "sharp";
 import type { RgbImage } from "../rgb-image.js";
 import { readAvifHeader } from "./avif-header.js";

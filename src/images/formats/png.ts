@@ -2,12 +2,13 @@
  * PNG as Pillow reads it. Checksums of pixel data are not compared, and what follows the last row may be missing. Pixels with 16 bits
  * give their upper 8, but grey ones without alpha are cut at 255. Transparency, gamma and profiles change nothing.
  */
+import { stopIf } from "../../errors.js";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { constants, crc32, createInflate, inflateSync } from "node:zlib";
 import type { RgbImage } from "../rgb-image.js";
 import { Bytes, latin1 } from "./bytes.js";
-import { checkSize, throwIfStopped } from "./limits.js";
+import { checkSize } from "./limits.js";
 import type { OrientationSources } from "./orientation.js";
 import { damaged, unsupported } from "./refusal.js";
 

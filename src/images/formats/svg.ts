@@ -1,9 +1,9 @@
 /** SVG, drawn in a process of its own (`svg-child.ts`), which is ended when it takes too long, too much memory, or is not wanted any more. */
+import { stopIf } from "../../errors.js";
 import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import type { RgbImage } from "../rgb-image.js";
-import { throwIfStopped } from "./limits.js";
 import { damaged, PictureRefusal, tooLarge, unsupported } from "./refusal.js";
 
 export interface SvgLimits {
