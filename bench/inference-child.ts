@@ -119,7 +119,7 @@ async function measure(task: ChildTask): Promise<InferenceMeasure> {
     const steps: Seconds[] = [];
     const ids: number[] = [];
     for (let round = 0; round < 2; round++) {
-      await using stepper = runner.decoder.begin();
+      await using stepper = runner.languageModel.begin();
       const [first, [logits]] = await timed(() => stepper.prefill(prompt));
       if (round > 0) prompts.push(first);
       ids.length = 0;

@@ -15,18 +15,18 @@ export {
   type MatchingAttention,
   type Peak,
 } from "./models/attention-maps.js";
-export {
-  Blip2,
-  type ForwardInputs,
-  type ForwardOutputs,
-  type Generated,
-  type GeneratedText,
-  type GenerateBatchOptions,
-  type GenerateOptions,
-  type GenerateWithoutPictureOptions,
-  type LoadOptions,
-  type StreamOptions,
-} from "./generation/blip-2.js";
+export { Blip2 } from "./generation/blip-2.js";
+export type {
+  ForwardInputs,
+  ForwardOutputs,
+  Generated,
+  GeneratedText,
+  GenerateBatchOptions,
+  GenerateOptions,
+  GenerateWithoutPictureOptions,
+  LoadOptions,
+  StreamOptions,
+} from "./generation/calls.js";
 export type { Chat, ChatOptions } from "./generation/chat.js";
 export type { ImageView } from "./generation/image-view.js";
 export type { Turn } from "./generation/questions.js";

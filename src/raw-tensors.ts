@@ -8,34 +8,68 @@ export interface RawTensor {
   readonly dims: readonly number[];
 }
 
-/** As float32. */
+/** As float32, all numbers. Throws a `UserError` that names the tensor. */
 export function floats(name: string, tensor: RawTensor): HostTensor {
   checkCount(name, tensor);
-  return float32Tensor(
-    tensor.data instanceof Float32Array
-      ? tensor.data
-      : Float32Array.from(tensor.data as ArrayLike<number>, Number),
-    tensor.dims,
-  );
+  const { data, dims } = tensor;
+  if (data instanceof BigInt64Array || data instanceof BigUint64Array)
+    throw new UserError(`forward: ${name} holds 64-bit whole numbers; numbers with fractions are required`);
+  const values = data instanceof Float32Array ? unshared(data) : Float32Array.from(data, Number);
+  const odd = values.findIndex((value) => !Number.isFinite(value));
+  if (odd >= 0)
+    throw new UserError(`forward: ${name} holds ${values[odd]} at place ${odd}; finite numbers are required`);
+  return float32Tensor(values, dims);
 }
 
-/** As int64. */
+/** As int64. Throws a `UserError` that names the tensor. */
 export function integers(name: string, tensor: RawTensor): HostTensor {
   checkCount(name, tensor);
-  if (tensor.data instanceof BigInt64Array) return int64Tensor(tensor.data, tensor.dims);
+  if (tensor.data instanceof BigInt64Array) return int64Tensor(unshared(tensor.data), tensor.dims);
   const numbers = Array.from(tensor.data as ArrayLike<number>, Number);
   if (!numbers.every(Number.isSafeInteger)) throw new UserError(`forward: ${name} must hold whole numbers`);
   return int64Tensor(numbers, tensor.dims);
 }
 
-function checkCount(name: string, { data, dims }: RawTensor): void {
-  if (!Array.isArray(dims) || data?.length === undefined) {
+/** Memory that threads share cannot be handed to the runtime: a copy can. */
+function unshared<T extends Float32Array | BigInt64Array>(data: T): T {
+  return data.buffer instanceof ArrayBuffer ? data : (data.slice() as T);
+}
+
+function checkCount(name: string, tensor: RawTensor): void {
+  const { data, dims } = (tensor as RawTensor | null) ?? {};
+  if (!Array.isArray(dims) || data?.length === undefined || typeof data === "string") {
     throw new UserError(`forward: ${name} must be a tensor { data, dims }`);
   }
+  const odd = dims.find((size) => !Number.isSafeInteger(size) || size < 0);
+  if (odd !== undefined)
+    throw new UserError(
+      `forward: ${name} has a size of ${String(odd)} in dims; whole numbers from 0 are required`,
+    );
   if (data.length !== elementCount(dims)) {
     throw new UserError(
       `forward: ${name} has ${data.length} values, dims [${dims.join(", ")}] need ${elementCount(dims)}`,
     );
+  }
+}
+
+/** Throws a `UserError` unless all are rows of a table, or `other`. */
+export function checkIds(name: string, { data }: HostTensor, rows: number, other?: number): void {
+  const allowed = other === undefined ? undefined : BigInt(other);
+  const wrong = (data as BigInt64Array).find((id) => (id < 0n || id >= BigInt(rows)) && id !== allowed);
+  if (wrong === undefined) return;
+  const besides = other === undefined ? "" : ` and ${other}`;
+  throw new UserError(`forward: ${name} holds ${wrong}; ids from 0 to ${rows - 1}${besides} are required`);
+}
+
+/** Throws a `UserError` unless a matrix holds 0 and 1 alone, and 1 somewhere in each row. */
+export function checkMask(name: string, { data, dims }: HostTensor): void {
+  const [rows = 0, columns = 0] = dims;
+  const values = data as BigInt64Array;
+  const wrong = values.find((value) => value !== 0n && value !== 1n);
+  if (wrong !== undefined) throw new UserError(`forward: ${name} holds ${wrong}; 0 and 1 are required`);
+  for (let row = 0; row < rows && columns > 0; row++) {
+    if (values.subarray(row * columns, (row + 1) * columns).includes(1n)) continue;
+    throw new UserError(`forward: row ${row} of ${name} is 0 everywhere; a real position is required`);
   }
 }
 

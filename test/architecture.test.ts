@@ -41,6 +41,7 @@ const foundation: readonly string[] = [
   "src/json.ts",
   "src/check-options.ts",
   "src/raw-tensors.ts",
+  "src/open-calls.ts",
 ];
 
 const publicSurface = "src/index.ts";

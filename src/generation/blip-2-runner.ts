@@ -64,7 +64,7 @@ export class Blip2Runner {
     return part;
   }
 
-  get decoder(): Decoder | EncoderDecoder {
+  get languageModel(): Decoder | EncoderDecoder {
     return this.part("languageModel");
   }
 

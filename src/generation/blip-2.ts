@@ -1,154 +1,52 @@
 /** BLIP-2 as callers use it: pictures and prompts in, texts out. */
-import { findModel, type HubOptions } from "../hub/hub.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
-import { type Device, input, type Program } from "../engine/index.js";
+import { input, type Device, type Program } from "../engine/index.js";
 import { openDevice } from "../engine/node.js";
 import { stopIf, UserError } from "../errors.js";
-import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
+import { float32Tensor, type HostTensor } from "../host-tensor.js";
+import { findModel } from "../hub/hub.js";
 import { loadImage, type ImageSource } from "../images/load-image.js";
 import { preprocessInTurns, type PreprocessConfig } from "../images/preprocess.js";
+import { sizedVision } from "../loading/picture-size.js";
 import type { ImageAttention } from "../models/attention-maps.js";
 import { blip2Config, type Blip2Config } from "../models/blip-2.js";
-import type { LoadingHooks } from "../loading/frozen-weights.js";
-import type { Precision } from "../loading/precision.js";
-import { sizedVision } from "../loading/picture-size.js";
 import { labelLoss, nextTokenLoss } from "../objectives/cross-entropy.js";
+import { OpenCalls } from "../open-calls.js";
 import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
 import { blip2Parts, Blip2Runner } from "./blip-2-runner.js";
+import type {
+  ForwardInputs,
+  ForwardOutputs,
+  GenerateBatchOptions,
+  Generated,
+  GenerateOptions,
+  GenerateWithoutPictureOptions,
+  LoadOptions,
+  StreamOptions,
+} from "./calls.js";
 import { Chat, type ChatOptions } from "./chat.js";
-import { EncoderDecoder } from "./encoder-decoder.js";
-import { decoderInputs, refuseDecoderInputs } from "./decoder-inputs.js";
-import { generateTokens, generationSteps } from "./search/generate.js";
+import { forwardPass } from "./forward.js";
 import { ImageView, softPromptsOf } from "./image-view.js";
-import {
-  checkOptions,
-  generationDefaults,
-  searchSettings,
-  type GenerateSettings,
-  type GenerationDefaults,
-} from "./options.js";
-import { paddedPrompt } from "./padded-prompt.js";
-import {
-  floats,
-  integers,
-  requireDims,
-  withLeading,
-  withoutImageTokens,
-  type RawTensor,
-} from "../raw-tensors.js";
-import type { SearchSettings } from "./search/search.js";
-import type { Prompt, Stepper } from "./search/stepper.js";
-import { TextWriter } from "./text-writer.js";
-
-export interface LoadOptions extends HubOptions, LoadingHooks {
-  /**
-   * How linear layers are held and multiplied. "int8" and "int4" make a quantised copy of the weights beside the
-   * model, once; `models/precision.ts` says what is in how many bits. Default: "fp32".
-   */
-  readonly precision?: Precision | undefined;
-  /** Default: the CPUs that this process may use. */
-  readonly threads?: number | undefined;
-  /**
-   * Side in pixels to which pictures are resized. Default: preprocessor_config.json's. Learned positions are
-   * interpolated where the model has them for another size.
-   */
-  readonly imageSize?: number | undefined;
-  /** True: nothing is loaded but what `attention` needs, so no language model. Default: false. */
-  readonly attentionOnly?: boolean | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
-
-export interface GenerateOptions extends GenerateSettings {
-  /** A picture, or one that this model has looked at. */
-  readonly image: ImageSource | ImageView;
-  /** Stands before the answer, such as "Question: what is this? Answer:". Not part of the text. Default: none. */
-  readonly prompt?: string | undefined;
-}
-
-export interface GenerateBatchOptions extends GenerateSettings {
-  readonly images: readonly (ImageSource | ImageView)[];
-  /** One prompt for all pictures ... */
-  readonly prompt?: string | undefined;
-  /** ... or one for each. */
-  readonly prompts?: readonly (string | undefined)[] | undefined;
-}
-
-export interface GenerateWithoutPictureOptions extends GenerateSettings {
-  /** What each text goes on from. */
-  readonly prompts: readonly string[];
-  /** One for each prompt: what stands in the place of a picture. Default: nothing stands there. */
-  readonly descriptions?: readonly string[] | undefined;
-}
-
-/** Streams are one text, and come from any search but that with beams, which knows no text before its end. */
-export type StreamOptions = Omit<GenerateOptions, "numBeams" | "numReturnSequences"> & {
-  readonly numBeams?: 1 | undefined;
-  readonly numReturnSequences?: 1 | undefined;
-};
+import { checkOptions, generationDefaults, type GenerationDefaults } from "./options.js";
+import { TextGenerator } from "./text-generator.js";
 
 /** T5's positions are relative; it was trained on so many tokens at once (Raffel et al. 2020, section 3.1.2). */
 const t5Context = 512;
 
-export interface GeneratedText {
-  /** Without the prompt, special tokens, stop strings and white space at its ends. */
-  readonly text: string;
-  /** New ids, the end token or those that spell a stop string included if there are such. */
-  readonly tokenIds: readonly number[];
-  /** The natural logarithm of the probability that the model gives to `tokenIds`, whatever the search made of it. */
-  readonly logProbability: number;
-  /** The same for each of `tokenIds`. */
-  readonly tokenLogProbabilities: readonly number[];
-  /** What texts are ranked by: in beam search by length and penalties too, otherwise `logProbability`. */
-  readonly score: number;
-}
-
-/** The best text. */
-export interface Generated extends GeneratedText {
-  /** With `numReturnSequences` above 1: all of them, best first. */
-  readonly sequences?: readonly GeneratedText[];
-}
-
-/** Q queries, T text positions, U positions of an encoder-decoder's output, V vocabulary, P image positions, D widths. */
-export interface ForwardInputs {
-  /** [B, 3, S, S] */
-  readonly pixelValues: RawTensor;
-  /** [B, Q + T]: Q times the image token, then the text; the text alone where the config names no image token. */
-  readonly inputIds: RawTensor;
-  /** Of the shape of `inputIds`; ones if absent. */
-  readonly attentionMask?: RawTensor | undefined;
-  /** Of the shape of `inputIds`, or [B, U] with an encoder-decoder; -100 takes no part in the loss. */
-  readonly labels?: RawTensor | undefined;
-  /** [B, U], for an encoder-decoder. Default: the labels behind a start token. */
-  readonly decoderInputIds?: RawTensor | undefined;
-  /** Of the shape of `decoderInputIds`; ones if absent. */
-  readonly decoderAttentionMask?: RawTensor | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** As `Blip2ForConditionalGeneration` of transformers; all float32. */
-export interface ForwardOutputs {
-  /** [B, Q + T, V], or [B, U, V] */
-  readonly logits: HostTensor;
-  /** Scalar: mean cross-entropy of the labels. Only with labels. */
-  readonly loss?: HostTensor;
-  /** [B, P, D_img], after the last norm. */
-  readonly visionFeatures: HostTensor;
-  /** [B, Q, D] */
-  readonly queryOutput: HostTensor;
-  /** The soft visual prompt, [B, Q, L]. */
-  readonly languageProjection: HostTensor;
-}
-
 export class Blip2 {
+  private readonly calls = new OpenCalls();
+  private readonly texts: TextGenerator;
   private lossProgram: Promise<Program> | undefined;
 
   private constructor(
     private readonly device: Device,
     private readonly runner: Blip2Runner,
-    private readonly tokenizer: TextTokenizer,
-    private readonly pictures: PreprocessConfig,
+    tokenizer: TextTokenizer,
+    private readonly preprocessing: PreprocessConfig,
     private readonly defaults: GenerationDefaults,
-  ) {}
+  ) {
+    this.texts = new TextGenerator(runner, tokenizer, preprocessing, defaults);
+  }
 
   /**
    * Loads a model as published on the Hugging Face hub for `Blip2ForConditionalGeneration` with OPT or T5; its image
@@ -165,11 +63,6 @@ export class Blip2 {
     const published = blip2Config(opened.config, where("config.json"));
     const { vision, pictures, weights } = sizedVision(opened, published.vision_config, imageSize);
     const config = { ...published, vision_config: vision };
-    const defaults = generationDefaults(
-      opened.generationConfig,
-      config.text_config,
-      where("generation_config.json"),
-    );
     const tokenizer = await loadTokenizer(opened.path);
     const { vocab_size: rows } = config.text_config;
     if (tokenizer.vocabularySize > rows) {
@@ -178,6 +71,12 @@ export class Blip2 {
           "check that tokenizer and config belong together",
       );
     }
+    const defaults = generationDefaults(
+      opened.generationConfig,
+      config.text_config,
+      where("generation_config.json"),
+      hub.onNotice,
+    );
     stopIf(signal);
     const device = openDevice({ threads });
     try {
@@ -209,8 +108,11 @@ export class Blip2 {
   async generate(options: GenerateOptions): Promise<Generated> {
     checkOptions("generate", options);
     const { image, prompt, ...settings } = options;
-    const [generated] = await this.searchFor("generate", [image], [prompt], settings);
-    return generated!;
+    return this.calls.run(async () => {
+      const start = this.texts.about("generate", [image], [prompt], settings);
+      const [generated] = await this.texts.search("generate", start, settings);
+      return generated!;
+    });
   }
 
   /** The same for several pictures in one go. The answers are those of `generate`, in order. */
@@ -225,7 +127,11 @@ export class Blip2 {
         `generateBatch: ${images.length} images need as many prompts, got ${prompts.length}`,
       );
     }
-    return this.searchFor("generateBatch", images, prompts ?? images.map(() => prompt), settings);
+    return this.calls.run(async () => {
+      const asked = prompts ?? images.map(() => prompt);
+      const start = this.texts.about("generateBatch", images, asked, settings);
+      return this.texts.search("generateBatch", start, settings);
+    });
   }
 
   /**
@@ -242,35 +148,24 @@ export class Blip2 {
         `${call}: ${prompts.length} prompts need as many descriptions, got ${descriptions.length}`,
       );
     }
-    const rows = prompts.map((prompt, i) => this.textIds(prompt, descriptions?.[i]));
-    const width = this.runner.decoder.embeddingSize;
-    const nothing = float32Tensor([], [rows.length, 0, width]);
-    return this.search(call, rows, 0, () => Promise.resolve(nothing), settings);
+    return this.calls.run(async () => {
+      const rows = prompts.map((prompt, i) =>
+        this.texts.describedIds(call, prompt, descriptions?.[i], settings.maxPromptTokens),
+      );
+      const nothing = float32Tensor([], [rows.length, 0, this.runner.languageModel.embeddingSize]);
+      const start = { rows, queries: 0, softPrompts: () => Promise.resolve(nothing) };
+      return this.texts.search(call, start, settings);
+    });
   }
 
-  /** A text piece by piece as it comes into being. Leaving the loop ends the work. */
+  /** A text piece by piece as it comes into being. Leaving the loop ends the work; closing the model does so too. */
   async *stream(options: StreamOptions): AsyncGenerator<string, void, undefined> {
     checkOptions("stream", options);
+    this.calls.check();
     const { image, prompt, ...asked } = options;
-    const { signal } = asked;
     const one = { ...asked, numBeams: 1, numReturnSequences: 1 } as const;
-    const [settings, writer] = this.settings("stream", one, prompt !== undefined);
-    const ready = await this.prompt(
-      [this.promptIds(prompt)],
-      ...this.looking([image], signal),
-      settings,
-      signal,
-    );
-    let [ids, shown]: [readonly number[], string] = [[], ""];
-    for await (const [running] of generationSteps(this.begin(settings), ready, settings, signal)) {
-      ids = running!.results[0]!.tokenIds;
-      const text = writer.settledText(ids);
-      if (text.length <= shown.length) continue;
-      yield text.slice(shown.length);
-      shown = text;
-    }
-    const text = writer.text(ids);
-    if (text.length > shown.length) yield text.slice(shown.length);
+    const start = this.texts.about("stream", [image], [prompt], one);
+    yield* this.texts.stream(start, one, prompt !== undefined);
   }
 
   /** Looks at a picture once, for any number of `generate`, `generateBatch` and `stream` calls. */
@@ -279,8 +174,10 @@ export class Blip2 {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<ImageView> {
     checkOptions("look", options);
-    const softPrompt = await softPromptsOf(this.runner, [image], this.pictures, options.signal);
-    return new ImageView(this.runner, softPrompt);
+    return this.calls.run(async () => {
+      const softPrompt = await softPromptsOf(this.runner, [image], this.preprocessing, options.signal);
+      return new ImageView(this.runner, softPrompt);
+    });
   }
 
   /**
@@ -292,15 +189,17 @@ export class Blip2 {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<ImageAttention> {
     checkOptions("attention", options);
-    const pixels = await preprocessInTurns([await loadImage(image, options)], this.pictures);
-    return this.runner.attention(pixels, options.signal);
+    return this.calls.run(async () => {
+      const pixels = await preprocessInTurns([await loadImage(image, options)], this.preprocessing);
+      return this.runner.attention(pixels, options.signal);
+    });
   }
 
   /** Begins a chat about a picture, which is looked at once. */
   async chat(options: ChatOptions): Promise<Chat> {
     checkOptions("chat", options);
     const { image, format = this.questionFormat, signal } = options;
-    const { maximumLength } = this.runner.decoder;
+    const { maximumLength } = this.runner.languageModel;
     const { context = Number.isFinite(maximumLength) ? maximumLength : t5Context } = options;
     if (context > maximumLength) {
       throw new UserError(
@@ -319,167 +218,32 @@ export class Blip2 {
    * encoder-decoder writes does not count: it stands apart from what it reads.
    */
   contextLength(prompt: string, maxNewTokens = this.defaults.settings.maxNewTokens): number {
-    const read = this.config.num_query_tokens + this.promptIds(prompt).length;
-    return this.runner.decoder instanceof EncoderDecoder ? read : read + maxNewTokens;
+    const read = this.config.num_query_tokens + this.texts.promptIds("contextLength", prompt).length;
+    return this.runner.languageModel.kind === "encoder-decoder" ? read : read + maxNewTokens;
   }
 
   /** Whether the language model has positions for a picture, this prompt, and so many new tokens. */
   hasRoomFor(prompt: string, maxNewTokens?: number): boolean {
-    return this.contextLength(prompt, maxNewTokens) <= this.runner.decoder.maximumLength;
+    return this.contextLength(prompt, maxNewTokens) <= this.runner.languageModel.maximumLength;
   }
 
   /** One pass through all parts, for those who want the numbers. */
   async forward(inputs: ForwardInputs): Promise<ForwardOutputs> {
     checkOptions("forward", inputs);
-    const { signal } = inputs;
-    const { vision_config: vision, num_query_tokens: queries } = this.config;
-    const pixels = floats("pixelValues", inputs.pixelValues);
-    const [batch] = pixels.dims;
-    requireDims("pixelValues", pixels, [batch ?? 0, 3, vision.image_size, vision.image_size]);
-    const ids = integers("inputIds", inputs.inputIds);
-    requireDims("inputIds", ids, [batch!, ids.dims[1] ?? 0]);
-    const likeIds = (name: string, tensor: RawTensor): HostTensor => {
-      const converted = integers(name, tensor);
-      requireDims(name, converted, ids.dims);
-      return converted;
-    };
-    const ones = int64Tensor(new BigInt64Array(ids.data.length).fill(1n), ids.dims);
-    const mask = inputs.attentionMask === undefined ? ones : likeIds("attentionMask", inputs.attentionMask);
-    const { decoder } = this.runner;
-    const target =
-      decoder instanceof EncoderDecoder ? decoderInputs(inputs, batch!, this.defaults) : undefined;
-    if (target === undefined) refuseDecoderInputs(inputs);
-    const labels = target === undefined ? inputs.labels && likeIds("labels", inputs.labels) : target.labels;
-    const imageToken = this.config.image_token_index ?? undefined;
-    const text = imageToken === undefined ? ids : withoutImageTokens(ids, imageToken, queries);
-    const outputs = await this.runner.imageOutputs(pixels, signal);
-    const prompt: Prompt = {
-      embeddings: outputs["languageProjection"]!,
-      ids: text,
-      mask: imageToken === undefined ? withLeading(mask, queries, 1n) : mask,
-    };
-    const logits =
-      decoder instanceof EncoderDecoder
-        ? await decoder.forward(prompt, target!, signal)
-        : await decoder.forward(prompt, signal);
-    const { visionFeatures, queryOutput, languageProjection } = outputs as Record<string, HostTensor>;
-    const result = {
-      logits,
-      visionFeatures: visionFeatures!,
-      queryOutput: queryOutput!,
-      languageProjection: languageProjection!,
-    };
-    if (labels === undefined) return result;
-    const isAligned = imageToken !== undefined || target !== undefined;
-    const aligned = isAligned ? labels : withLeading(labels, queries, -100n);
-    return { ...result, loss: await this.loss(logits, aligned, signal) };
+    return this.calls.run(() =>
+      forwardPass(this.runner, this.defaults, inputs, (logits, labels, signal) =>
+        this.loss(logits, labels, signal),
+      ),
+    );
   }
 
-  /** Frees the model. Work under way is finished first; closing twice is harmless. */
+  /** Frees the model. Calls under way are finished first, and later ones refused; closing twice is harmless. */
   close(): Promise<void> {
-    return this.device.close();
+    return this.calls.close(() => this.device.close());
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
-  }
-
-  private searchFor(
-    call: string,
-    images: readonly (ImageSource | ImageView)[],
-    prompts: readonly (string | undefined)[],
-    asked: GenerateSettings,
-  ): Promise<Generated[]> {
-    const rows = prompts.map((prompt) => this.promptIds(prompt));
-    return this.search(call, rows, ...this.looking(images, asked.signal), asked);
-  }
-
-  /** @param rows, queries, softPrompts as in `prompt`. */
-  private async search(
-    call: string,
-    rows: readonly (readonly number[])[],
-    queries: number,
-    softPrompts: () => Promise<HostTensor>,
-    asked: GenerateSettings,
-  ): Promise<Generated[]> {
-    const [settings, writer] = this.settings(call, asked);
-    if (rows.length === 0) return [];
-    const { signal } = asked;
-    const prompt = await this.prompt(rows, queries, softPrompts, settings, signal);
-    const found = await generateTokens(this.begin(settings), prompt, settings, signal);
-    return found.map((sequences) => {
-      const texts = sequences.map((sequence) => ({ text: writer.text(sequence.tokenIds), ...sequence }));
-      return settings.numReturnSequences === 1 ? texts[0]! : { ...texts[0]!, sequences: texts };
-    });
-  }
-
-  /**
-   * What a call asks for, with its words as ids, and what turns ids into its text.
-   * @param isAsked a caption without a prompt answers nothing, and a stream of it need not wait for the model's marker.
-   */
-  private settings(
-    call: string,
-    asked: GenerateSettings,
-    isAsked = true,
-  ): [settings: SearchSettings, writer: TextWriter] {
-    const settings = searchSettings(call, asked, this.defaults);
-    const stops = asked.stop === undefined ? this.defaults.stops : [asked.stop].flat();
-    const after = asked.answerAfter ?? (isAsked ? this.answerAfter : undefined);
-    const writer = new TextWriter(this.tokenizer, this.defaults.endIds, stops, after);
-    // A word within a text has a space before it, and with it another id.
-    const spellings = (asked.badWords ?? []).flatMap((word) => [word, ` ${word}`]);
-    const words = spellings.map((word) => this.tokenizer.encode(word, { addSpecialTokens: false }));
-    const forbidden = [...(settings.forbidden ?? []), ...words];
-    return [{ ...settings, forbidden, isStopped: writer.isStopped }, writer];
-  }
-
-  private begin({ contrastive }: SearchSettings): Stepper {
-    return this.runner.decoder.begin({ states: contrastive !== undefined });
-  }
-
-  private promptIds(prompt: string | undefined): readonly number[] {
-    return prompt === undefined ? [this.defaults.startId] : this.tokenizer.encode(prompt);
-  }
-
-  private textIds(prompt: string, description: string | undefined): readonly number[] {
-    if (description === undefined) return this.tokenizer.encode(prompt);
-    if (this.runner.decoder instanceof EncoderDecoder)
-      return this.tokenizer.encode(`${description} ${prompt}`);
-    const before = this.tokenizer.encode(description, { addSpecialTokens: false });
-    return [...before, ...this.tokenizer.encode(prompt)];
-  }
-
-  /** Of `prompt`: how many soft positions pictures have, and how they come about. */
-  private looking(
-    images: readonly (ImageSource | ImageView)[],
-    signal: AbortSignal | undefined,
-  ): [queries: number, softPrompts: () => Promise<HostTensor>] {
-    return [this.config.num_query_tokens, () => softPromptsOf(this.runner, images, this.pictures, signal)];
-  }
-
-  /**
-   * What the language model reads: Q soft positions, then the ids of each row.
-   * @param softPrompts -> float32 [B, Q, L]; asked for once it is clear that all has room.
-   */
-  private async prompt(
-    rows: readonly (readonly number[])[],
-    queries: number,
-    softPrompts: () => Promise<HostTensor>,
-    settings: SearchSettings,
-    signal: AbortSignal | undefined,
-  ): Promise<Prompt> {
-    stopIf(signal);
-    const length = Math.max(...rows.map((row) => row.length));
-    const { maximumLength } = this.runner.decoder;
-    const most = maximumLength - queries - length;
-    if (settings.maxNewTokens > most) {
-      throw new UserError(
-        `generate: the prompt of ${length} tokens leaves room for ${Math.max(0, most)} new ones in the model's ` +
-          `${maximumLength} positions, maxNewTokens is ${settings.maxNewTokens}`,
-      );
-    }
-    const softId = this.config.image_token_index ?? undefined;
-    return paddedPrompt(await softPrompts(), rows, { ...this.defaults, softId });
   }
 
   private async loss(
@@ -488,7 +252,7 @@ export class Blip2 {
     signal: AbortSignal | undefined,
   ): Promise<HostTensor> {
     this.lossProgram ??= this.device.compile({
-      loss: (this.runner.decoder instanceof EncoderDecoder ? labelLoss : nextTokenLoss)(
+      loss: (this.runner.languageModel.kind === "encoder-decoder" ? labelLoss : nextTokenLoss)(
         input("logits", "float32", ["B", "T", this.config.text_config.vocab_size]),
         input("labels", "int64", ["B", "T"]),
       ),

@@ -1,6 +1,6 @@
 /** Several questions about one picture, each asked behind the ones before and their answers. */
 import { UserError } from "../errors.js";
-import type { Generated, GenerateOptions, StreamOptions } from "./blip-2.js";
+import type { Generated, GenerateOptions, StreamOptions } from "./calls.js";
 import type { ImageSource } from "../images/load-image.js";
 import type { ImageView } from "./image-view.js";
 import { checkOptions, type GenerateSettings } from "./options.js";

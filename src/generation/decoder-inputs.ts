@@ -33,6 +33,8 @@ export function decoderInputs(
   if (ids === undefined) {
     throw new UserError("forward: this model's decoder needs labels or decoderInputIds, neither is given");
   }
+  if (ids.data.length === 0)
+    throw new UserError("forward: decoderInputIds and labels must have a position at least, they have none");
   if (targets !== undefined) requireDims("labels", targets, ids.dims);
   const ones = int64Tensor(new BigInt64Array(ids.data.length).fill(1n), ids.dims);
   const mask = decoderAttentionMask ? matrix("decoderAttentionMask", decoderAttentionMask, batch) : ones;

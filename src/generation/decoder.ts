@@ -28,6 +28,7 @@ export const cacheNames = (depth: number): string[] =>
   Array.from({ length: depth }, (_, i) => [`${i}.key`, `${i}.value`]).flat();
 
 export class Decoder {
+  readonly kind = "decoder-only";
   private readonly caches: readonly string[];
 
   private constructor(

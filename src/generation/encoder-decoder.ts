@@ -34,6 +34,7 @@ export interface DecoderInputs {
 }
 
 export class EncoderDecoder {
+  readonly kind = "encoder-decoder";
   /** Positions are relative: there is no longest sequence. */
   readonly maximumLength = Infinity;
   private readonly names: readonly string[];

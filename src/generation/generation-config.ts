@@ -1,31 +1,40 @@
 /**
- * What a generation_config.json may hold. What changes a text is honoured or refused by name; nothing is passed
- * over in silence.
+ * What a generation_config.json may hold. Published files hold much that transformers passes over or that a search here does not have:
+ * what has a meaning here is taken, the rest is named in a notice, and only values that no search could follow are refused.
  */
 import { z } from "zod";
 import { UserError } from "../errors.js";
+import { checkJson } from "../json.js";
+import { listed } from "../listed.js";
+import { quoted } from "../quoted.js";
 
 const id = z.int().nonnegative();
+/** Negative ids stand for none in some files. */
+const idOrNone = z.int();
 
 /** The keys that are read. */
 const schema = z.looseObject({
   bos_token_id: id.nullish(),
-  eos_token_id: z.union([id, z.array(id).min(1)]).nullish(),
-  pad_token_id: id.nullish(),
+  eos_token_id: z.union([idOrNone, z.array(idOrNone)]).nullish(),
+  pad_token_id: idOrNone.nullish(),
   decoder_start_token_id: id.nullish(),
   max_new_tokens: z.int().min(1).nullish(),
   min_new_tokens: z.int().min(0).nullish(),
-  num_beams: z.int().min(1).nullish(),
-  num_return_sequences: z.int().min(1).nullish(),
+  /** Count what stands before the text too; `max_new_tokens` and `min_new_tokens` go before them. */
+  max_length: z.int().min(1).nullish(),
+  min_length: z.int().min(0).nullish(),
+  num_beams: z.int().min(1).max(1000).nullish(),
+  num_return_sequences: z.int().min(1).max(1000).nullish(),
   length_penalty: z.number().nullish(),
   early_stopping: z.union([z.boolean(), z.literal("never")]).nullish(),
   repetition_penalty: z.number().positive().nullish(),
   no_repeat_ngram_size: z.int().min(0).nullish(),
   bad_words_ids: z.array(z.array(id).min(1)).nullish(),
   do_sample: z.boolean().nullish(),
-  temperature: z.number().positive().nullish(),
+  /** These three are held against what sampling can do where it is asked for. */
+  temperature: z.number().nullish(),
   top_k: z.int().min(0).nullish(),
-  top_p: z.number().positive().max(1).nullish(),
+  top_p: z.number().nullish(),
   penalty_alpha: z.number().min(0).max(1).nullish(),
   stop_strings: z.union([z.string().min(1), z.array(z.string().min(1))]).nullish(),
   /** Of this package, `questionFormat` and `answerAfter` in its options; others pass over them. */
@@ -62,43 +71,56 @@ const harmless: ReadonlySet<string> = new Set([
   "transformers_version",
 ]);
 
-/** Keys of methods that are not there, with the values besides null that leave a text as it is. */
+/** Values of keys that are not read, besides null, which leave a text as it is. */
 const neutral: Readonly<Record<string, readonly unknown[]>> = {
-  max_length: [20],
-  min_length: [0],
   encoder_no_repeat_ngram_size: [0],
   encoder_repetition_penalty: [1],
   typical_p: [1],
+  min_p: [0],
   epsilon_cutoff: [0],
   eta_cutoff: [0],
+  top_h: [0],
   diversity_penalty: [0],
   num_beam_groups: [1],
   guidance_scale: [1],
   remove_invalid_values: [false],
   renormalize_logits: [false],
   token_healing: [false],
-};
-
-const remedies: Readonly<Record<string, string>> = {
-  max_length: "; it counts the prompt, write max_new_tokens instead",
-  min_length: "; it counts the prompt, write min_new_tokens instead",
+  dola_layers: ["none"],
 };
 
 /**
- * Checks the content of a generation_config.json. Throws one `UserError` naming `where`, every value that does not
- * fit, and every key that asks for something that is not done.
+ * Reads the content of a generation_config.json. Throws one `UserError` naming `where` and every value of the wrong kind. What is not
+ * done here is named to `onNotice`, once.
  */
-export function parseGenerationConfig(json: unknown, where: string): GenerationConfig {
-  const parsed = schema.safeParse(json);
-  if (!parsed.success) {
-    const problems = parsed.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`);
-    throw new UserError(`${where}: ${problems.join("; ")}`);
+export function parseGenerationConfig(
+  json: unknown,
+  where: string,
+  onNotice?: (notice: string) => void,
+): GenerationConfig {
+  const config = checkJson(json, schema, where);
+  const { temperature, top_p: topP } = config;
+  if (config.do_sample === true) {
+    const problems = [
+      ...(temperature != null && temperature <= 0
+        ? [`temperature is ${temperature}: above 0 is required`]
+        : []),
+      ...(topP != null && !(topP > 0 && topP <= 1)
+        ? [`top_p is ${topP}: above 0 and at most 1 is required`]
+        : []),
+    ];
+    if (problems.length > 0) throw new UserError(`${where}: do_sample is true and ${problems.join("; ")}`);
   }
-  const problems = Object.entries(parsed.data).flatMap(([key, value]) => {
-    const isRead = key in schema.shape || harmless.has(key) || key.startsWith("_");
-    if (isRead || value === null || value === undefined || neutral[key]?.includes(value)) return [];
-    return [`${key} is ${JSON.stringify(value)}: this is not supported${remedies[key] ?? ", leave it out"}`];
+  const passed = Object.entries(config).flatMap(([key, value]) => {
+    const isKnown = key in schema.shape || harmless.has(key) || key.startsWith("_");
+    const isNothing = value === null || value === undefined || (Array.isArray(value) && value.length === 0);
+    return isKnown || isNothing || neutral[key]?.includes(value) ? [] : [`${key} ${quoted(value)}`];
   });
-  if (problems.length > 0) throw new UserError(`${where}: ${problems.join("; ")}`);
-  return parsed.data;
+  if (passed.length > 0) onNotice?.(`${where}: passed over, as nothing here does it: ${listed(passed)}`);
+  return {
+    ...config,
+    // Without draws they mean nothing, whatever they are.
+    temperature: temperature != null && temperature > 0 ? temperature : undefined,
+    top_p: topP != null && topP > 0 && topP <= 1 ? topP : undefined,
+  };
 }

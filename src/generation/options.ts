@@ -2,23 +2,33 @@
 import { z } from "zod";
 import { checkAgainst, show } from "../check-options.js";
 import { UserError } from "../errors.js";
+import { listed } from "../listed.js";
 import { precisions } from "../loading/precision.js";
+import { familyOf, type LanguageConfig } from "../models/language/families.js";
 import { parseGenerationConfig } from "./generation-config.js";
-import { questionFormat } from "./questions.js";
 import type { SearchSettings } from "./search/search.js";
 
 export interface GenerateSettings {
   /** Default: generation_config.json's `max_new_tokens`, or 30. */
   readonly maxNewTokens?: number | undefined;
-  /** The end token counts as one. Default: `min_new_tokens`, or 1. */
+  /** So many tokens come before a text may end. Default: `min_new_tokens`, or 0. */
   readonly minNewTokens?: number | undefined;
+  /**
+   * Longest prompt in tokens, for models whose positions do not bound it. Memory grows with its square. Default: 2,048, or the
+   * model's positions.
+   */
+  readonly maxPromptTokens?: number | undefined;
   /** 1: greedy search. Default: `num_beams`, or 5. */
   readonly numBeams?: number | undefined;
   /** Above 0 beam search favours long texts, below 0 short ones. Default: `length_penalty`, or 1. */
   readonly lengthPenalty?: number | undefined;
   /** See `SearchSettings`. Default: `early_stopping`, or false. */
   readonly earlyStopping?: boolean | "never" | undefined;
-  /** Above 1 makes ids seen before less likely. Default: `repetition_penalty`, or 1. */
+  /**
+   * Above 1 makes ids seen before less likely. Default: `repetition_penalty`, or 1. With a decoder-only model the prompt's ids count as
+   * seen, as in transformers; in LAVIS they do not, as it passes embeddings. Its captions of published models are made with 5 beams,
+   * `repetitionPenalty` 1.15 and a shortest length of 8 that counts the end, which is `minNewTokens` 7.
+   */
   readonly repetitionPenalty?: number | undefined;
   /** No sequence of so many tokens comes twice; 0 for no such rule. Default: `no_repeat_ngram_size`, or 0. */
   readonly noRepeatNgramSize?: number | undefined;
@@ -55,8 +65,12 @@ export interface GenerateSettings {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Nobody wants a longer text of these models, and a slip of the hand would take for ever. */
+const mostNewTokens = 16_384;
+
 const settings = {
-  maxNewTokens: z.int().min(1).optional(),
+  maxNewTokens: z.int().min(1).max(mostNewTokens).optional(),
+  maxPromptTokens: z.int().min(1).max(1_000_000).optional(),
   minNewTokens: z.int().min(0).optional(),
   numBeams: z.int().min(1).max(1000).optional(),
   lengthPenalty: z.number().optional(),
@@ -127,6 +141,7 @@ const schemas = {
     labels: z.unknown().optional(),
     decoderInputIds: z.unknown().optional(),
     decoderAttentionMask: z.unknown().optional(),
+    maxPromptTokens: settings.maxPromptTokens,
     signal: settings.signal,
   }),
 };
@@ -144,8 +159,11 @@ export function checkOptions(call: keyof typeof schemas, options: unknown): void
   });
 }
 
-type TextIds = Readonly<Record<"bos_token_id" | "eos_token_id" | "pad_token_id", number | null>> & {
-  readonly model_type?: "opt" | "t5";
+/** What a language model's config says of ids. */
+type TextIds = Pick<LanguageConfig, "model_type" | "vocab_size"> & {
+  readonly bos_token_id: number | null;
+  readonly eos_token_id: number | readonly number[] | null;
+  readonly pad_token_id: number | null;
   readonly decoder_start_token_id?: number | null | undefined;
 };
 
@@ -172,26 +190,42 @@ export interface GenerationDefaults {
   readonly padId: number;
   /** Where the text of an encoder-decoder starts. */
   readonly decoderStartId?: number;
+  /** Lengths that count what stands before the text, where the file has no `max_new_tokens` or `min_new_tokens`. */
+  readonly maxLength?: number;
+  readonly minLength?: number;
 }
 
 /**
  * Defaults from the content of generation_config.json, then from the language model's config, then LAVIS's for
- * captions: 5 beams, at most 30 new tokens, at least 1. Throws a `UserError` naming `where` and the key that does not fit.
+ * captions: 5 beams, at most 30 new tokens. `onNotice` is told of keys that mean nothing here. Throws a `UserError` naming
+ * `where` and the key that does not fit.
  */
 export function generationDefaults(
   json: unknown,
   text: TextIds,
   where = "generation_config.json",
+  onNotice?: (notice: string) => void,
 ): GenerationDefaults {
-  const config = parseGenerationConfig(json ?? {}, where);
-  const end = config.eos_token_id ?? text.eos_token_id;
-  const endIds = end === null ? [] : [end].flat();
-  const isT5 = text.model_type === "t5";
-  const padId = config.pad_token_id ?? text.pad_token_id ?? (isT5 ? 0 : 1);
+  const config = parseGenerationConfig(json ?? {}, where, onNotice);
+  const family = familyOf(text);
+  const endIds = [config.eos_token_id ?? text.eos_token_id ?? []].flat().filter((id) => id >= 0);
+  const outside = endIds.filter((id) => id >= text.vocab_size);
+  if (outside.length > 0) {
+    throw new UserError(
+      `${where}: the end of a text is token ${listed(outside)}, the model's vocabulary has ${text.vocab_size}; ` +
+        "check that eos_token_id and the model belong together",
+    );
+  }
+  const ownPad = [config.pad_token_id, text.pad_token_id].find(
+    (id) => id !== undefined && id !== null && id >= 0,
+  );
+  const padId = ownPad ?? family.usualIds.pad;
+  const { max_new_tokens: maxNew, max_length: maxLength } = config;
+  const { min_new_tokens: minNew, min_length: minLength } = config;
   return {
     settings: {
-      maxNewTokens: config.max_new_tokens ?? 30,
-      minNewTokens: config.min_new_tokens ?? 1,
+      maxNewTokens: maxNew ?? 30,
+      minNewTokens: minNew ?? 0,
       numBeams: config.num_beams ?? undefined,
       numReturnSequences: config.num_return_sequences ?? 1,
       lengthPenalty: config.length_penalty ?? 1,
@@ -206,14 +240,17 @@ export function generationDefaults(
       penaltyAlpha: config.penalty_alpha ?? 0,
     },
     stops: [config.stop_strings ?? []].flat(),
-    questionFormat: config.question_format ?? questionFormat(text.model_type ?? "opt"),
+    questionFormat: config.question_format ?? family.questionFormat,
     answerAfter: config.answer_after ?? undefined,
-    startId: text.bos_token_id ?? config.bos_token_id ?? (isT5 ? 1 : 2),
+    startId: text.bos_token_id ?? config.bos_token_id ?? family.usualIds.start,
     endIds,
     padId,
-    ...(isT5 && {
+    ...(family.kind === "encoder-decoder" && {
       decoderStartId: config.decoder_start_token_id ?? text.decoder_start_token_id ?? padId,
     }),
+    // 20 is what transformers writes where nobody has chosen a length.
+    ...(maxNew == null && maxLength != null && maxLength !== 20 && { maxLength }),
+    ...(minNew == null && minLength != null && minLength > 0 && { minLength }),
   };
 }
 
@@ -228,11 +265,14 @@ function withoutEnds(
 /**
  * The settings of one call; words and stop strings are the caller's to add. Throws one `UserError` that names the
  * options that contradict each other or would have no effect.
+ *
+ * @param before what stands before the first new token and counts in `max_length` and `min_length`
  */
 export function searchSettings(
   call: string,
   asked: GenerateSettings,
-  { settings: usual, endIds }: GenerationDefaults,
+  { settings: usual, endIds, maxLength, minLength }: GenerationDefaults,
+  before = 0,
 ): SearchSettings {
   const sample = asked.sample ?? (asked.penaltyAlpha ? false : usual.sample);
   // What the caller wants outweighs the search that the model's file is for.
@@ -242,9 +282,11 @@ export function searchSettings(
   const fewBeams = isContrastive || asked.sample === true;
   const numBeams = asked.numBeams ?? (fewBeams ? 1 : (usual.numBeams ?? (sample ? 1 : 5)));
   const canReturn = sample && numBeams === 1 ? Infinity : numBeams;
-  const maxNewTokens = asked.maxNewTokens ?? usual.maxNewTokens;
+  const usualMost = maxLength === undefined ? usual.maxNewTokens : Math.max(1, maxLength - before);
+  const maxNewTokens = asked.maxNewTokens ?? usualMost;
+  const usualLeast = minLength === undefined ? usual.minNewTokens : Math.max(0, minLength - before);
   // Defaults give way to what was asked for.
-  const minNewTokens = asked.minNewTokens ?? Math.min(usual.minNewTokens, asked.maxNewTokens ?? Infinity);
+  const minNewTokens = asked.minNewTokens ?? Math.min(usualLeast, maxNewTokens);
   const numReturnSequences = asked.numReturnSequences ?? Math.min(usual.numReturnSequences, canReturn);
   const topK = asked.topK ?? usual.topK ?? (isContrastive ? 4 : 50);
 

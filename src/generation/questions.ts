@@ -1,5 +1,6 @@
 /** How questions are put to a language model, and how LAVIS searches for their answers. */
 import { UserError } from "../errors.js";
+import { familyOf, type FamilyName } from "../models/language/families.js";
 import type { GenerateSettings } from "./options.js";
 
 /** A question with its answer. */
@@ -8,17 +9,9 @@ export interface Turn {
   readonly answer: string;
 }
 
-/** `text_config.model_type` of config.json; of the language models only T5 has an encoder. */
-const hasEncoder = (languageModel: string): boolean => languageModel === "t5";
-
-/** The paper's: where the question goes stands `{}`. */
-export function questionFormat(languageModel: string): string {
-  return hasEncoder(languageModel) ? "Question: {} Short answer:" : "Question: {} Answer:";
-}
-
 /** Of a model, what decides how it is asked; see `Blip2`. */
 export interface Asked {
-  readonly config: { readonly text_config: { readonly model_type: string } };
+  readonly config: { readonly text_config: { readonly model_type: FamilyName } };
   readonly questionFormat: string;
   readonly answerAfter: string | undefined;
 }
@@ -36,7 +29,7 @@ export function answerSettings(
     maxNewTokens: answerAfter === undefined ? 10 : 50,
     minNewTokens: 1,
     numBeams: 5,
-    lengthPenalty: hasEncoder(model.config.text_config.model_type) ? -1 : 0,
+    lengthPenalty: familyOf(model.config.text_config).answerLengthPenalty,
   };
 }
 

@@ -97,7 +97,7 @@ describe("stage 2 with OPT, from three files", () => {
     const text = Array.from({ length: batch }, (_, b) =>
       Array.from((ids.data as BigInt64Array).slice(b * length + 4, (b + 1) * length)),
     );
-    const logits = await (runner.decoder as Decoder).forward({
+    const logits = await (runner.languageModel as Decoder).forward({
       embeddings: outputs["languageProjection"]!,
       ids: int64Tensor(BigInt64Array.from(text.flat()), [batch, length - 4]),
       mask: int64Tensor(new BigInt64Array(batch * length).fill(1n), [batch, length]),

@@ -6,7 +6,7 @@ import { writeScenes } from "../../src/data/scenes/index.js";
 import { evaluateVqa, type Answerer, type VqaEvaluation } from "../../src/evaluation/vqa.js";
 import { vqaAccuracy } from "../../src/metrics/vqa-accuracy.js";
 import type { GenerateSettings } from "../../src/generation/options.js";
-import { questionFormat } from "../../src/generation/questions.js";
+import { familyOf, type FamilyName } from "../../src/models/language/families.js";
 import { float32Tensor } from "../../src/host-tensor.js";
 import { blip2 } from "../cli/captured.js";
 import { temporaryFolder, writeTinyModel } from "../generation/tiny-model.js";
@@ -58,11 +58,11 @@ class StandIn implements Answerer {
 
   constructor(
     private readonly say: (prompt: string, picture: string | undefined) => string,
-    languageModel = "opt",
+    languageModel: FamilyName = "opt",
     style: { readonly format?: string; readonly answerAfter?: string } = {},
   ) {
     this.config = { text_config: { model_type: languageModel } };
-    this.questionFormat = style.format ?? questionFormat(languageModel);
+    this.questionFormat = style.format ?? familyOf({ model_type: languageModel }).questionFormat;
     this.answerAfter = style.answerAfter;
   }
 
@@ -135,7 +135,7 @@ describe("evaluateVqa", () => {
   it.each([
     ["opt", "Question: what is the background? Answer:", 0],
     ["t5", "Question: what is the background? Short answer:", -1],
-  ])(
+  ] as const)(
     "puts questions to %s as the paper does, and searches as LAVIS does",
     async (family, prompt, lengthPenalty) => {
       const model = new StandIn(() => "snow", family);

@@ -53,7 +53,7 @@ describe.each(goldenNames("models", "blip2-opt"))("%s", async (name) => {
         softId: imageToken,
       };
       const results = await generateTokens(
-        runner.decoder.begin(),
+        runner.languageModel.begin(),
         prompt,
         settingsOf(run, defaults.eos_token_id),
       );

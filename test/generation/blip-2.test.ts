@@ -314,7 +314,7 @@ describe("load", () => {
   });
 
   it("takes its defaults from generation_config.json", async () => {
-    const files = { "generation_config.json": { eos_token_id: [], max_new_tokens: 3 } };
+    const files = { "generation_config.json": { eos_token_id: "none", max_new_tokens: 3 } };
     await expect(load({ files })).rejects.toThrow(/eos_token_id/);
     await using short = await load({
       files: { "generation_config.json": { max_new_tokens: 3, num_beams: 1, min_new_tokens: 3 } },

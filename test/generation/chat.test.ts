@@ -3,7 +3,8 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { UserError } from "../../src/errors.js";
-import { questionFormat, questionPrompt } from "../../src/generation/questions.js";
+import { questionPrompt } from "../../src/generation/questions.js";
+import { familyOf } from "../../src/models/language/families.js";
 import { Blip2, type ImageSource } from "../../src/index.js";
 import { temporaryFolder, writeTinyModel } from "./tiny-model.js";
 import { writeTinyT5 } from "./tiny-t5.js";
@@ -33,7 +34,7 @@ describe.each([
     model = await Blip2.load(await write(join(root, family)), { threads: 1 });
   });
   afterAll(() => model.close());
-  const format = questionFormat(family);
+  const format = familyOf({ model_type: family }).questionFormat;
 
   it("asks each question behind the turns before", async () => {
     const generate = vi.spyOn(model, "generate");

@@ -178,7 +178,7 @@ describe.each(goldenNames("t5", "blip2-t5"))("%s", async (name) => {
         decoderStartId: 0,
       };
       const settings = settingsOf(run, defaults.eos_token_id);
-      const results = await generateTokens(runner.decoder.begin(), prompt, settings);
+      const results = await generateTokens(runner.languageModel.begin(), prompt, settings);
       const starts = results.map(() => [0]);
       expect(asMatrix(starts, results, fillOf(run, defaults.eos_token_id))).toEqual(
         rowsOf(golden.outputs[`${run.name}.ids`]!),

@@ -2,7 +2,13 @@ import { describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.js";
 import { generationDefaults, searchSettings, type GenerateSettings } from "../../src/generation/options.js";
 
-const ids = { bos_token_id: 2, eos_token_id: 5, pad_token_id: 1 };
+const ids = {
+  model_type: "opt",
+  vocab_size: 50272,
+  bos_token_id: 2,
+  eos_token_id: 5,
+  pad_token_id: 1,
+} as const;
 const settingsOf = (json: object, asked: GenerateSettings = {}) =>
   searchSettings("generate", asked, generationDefaults(json, ids));
 
@@ -17,7 +23,7 @@ describe("generation_config.json", () => {
     };
     expect(settingsOf(published)).toEqual({
       maxNewTokens: 30,
-      minNewTokens: 1,
+      minNewTokens: 0,
       numBeams: 5,
       numReturnSequences: 1,
       lengthPenalty: 1,
@@ -89,18 +95,66 @@ describe("generation_config.json", () => {
   });
 
   it.each([
-    [
-      { max_length: 50 },
-      "max_length is 50: this is not supported; it counts the prompt, write max_new_tokens instead",
-    ],
-    [{ min_length: 8 }, "write min_new_tokens instead"],
-    [{ num_beam_groups: 2, diversity_penalty: 0.5 }, /num_beam_groups is 2: .*; diversity_penalty is 0.5: /],
-    [{ suppress_tokens: [4] }, "suppress_tokens is [4]: this is not supported, leave it out"],
-    [{ min_p: 0.1 }, "min_p is 0.1"],
-    [{ a_key_of_tomorrow: 1 }, "a_key_of_tomorrow is 1"],
-    [{ temperature: 0 }, "temperature"],
-    [{ top_p: 1.5 }, "top_p"],
-    [{ do_sample: "yes" }, "do_sample"],
+    [{ num_beam_groups: 2, diversity_penalty: 0.5 }, "num_beam_groups 2, diversity_penalty 0.5"],
+    [{ suppress_tokens: [4] }, "suppress_tokens [4]"],
+    [{ min_p: 0.1 }, "min_p 0.1"],
+    [{ forced_eos_token_id: 5 }, "forced_eos_token_id 5"],
+    [{ a_key_of_tomorrow: { deep: 1 } }, 'a_key_of_tomorrow {"deep":1}'],
+  ])("passes over %j with a notice, and writes as without it", (json, words) => {
+    const notices: string[] = [];
+    const where = "folder/generation_config.json";
+    const found = generationDefaults(json, ids, where, (notice) => notices.push(notice));
+    expect(found).toEqual(generationDefaults({}, ids));
+    expect(notices).toEqual([`${where}: passed over, as nothing here does it: ${words}`]);
+  });
+
+  it.each([
+    [{ temperature: 0 }, {}],
+    [{ temperature: -1, top_p: 0, do_sample: false }, {}],
+    [{ pad_token_id: -1 }, {}],
+    [{ eos_token_id: [5, -1] }, {}],
+    [{ eos_token_id: null, max_length: null, min_length: 0 }, {}],
+    [{ suppress_tokens: [], begin_suppress_tokens: null }, {}],
+  ])("takes %j, of which nothing follows", (json, same) => {
+    const notices: string[] = [];
+    const found = generationDefaults(json, ids, "x", (notice) => notices.push(notice));
+    expect(found).toEqual(generationDefaults(same, ids));
+    expect(notices).toEqual([]);
+  });
+
+  it("counts what stands before the text where the file counts it", () => {
+    const lengths = (json: object, before: number, asked: GenerateSettings = {}) => {
+      const { maxNewTokens, minNewTokens } = searchSettings(
+        "generate",
+        asked,
+        generationDefaults(json, ids),
+        before,
+      );
+      return [maxNewTokens, minNewTokens];
+    };
+    expect(lengths({ max_length: 50 }, 35)).toEqual([15, 0]);
+    expect(lengths({ max_length: 50 }, 60)).toEqual([1, 0]);
+    expect(lengths({ max_length: 50, max_new_tokens: 7 }, 35)).toEqual([7, 0]);
+    expect(lengths({ max_length: 20 }, 35)).toEqual([30, 0]);
+    expect(lengths({ min_length: 40 }, 35)).toEqual([30, 5]);
+    expect(lengths({ min_length: 40, min_new_tokens: 2 }, 35)).toEqual([30, 2]);
+    expect(lengths({ min_length: 40 }, 35, { maxNewTokens: 3 })).toEqual([3, 3]);
+    expect(lengths({ max_length: 50, min_length: 40 }, 35, { maxNewTokens: 9, minNewTokens: 1 })).toEqual([
+      9, 1,
+    ]);
+  });
+
+  it("takes several ends of a text from the language model's config too", () => {
+    expect(generationDefaults({}, { ...ids, eos_token_id: [5, 7] }).endIds).toEqual([5, 7]);
+  });
+
+  it.each([
+    [{ num_beams: 1e6 }, "num_beams is 1000000"],
+    [{ eos_token_id: 60000 }, "the end of a text is token 60000, the model's vocabulary has 50272"],
+    [{ do_sample: true, temperature: 0 }, "do_sample is true and temperature is 0"],
+    [{ do_sample: true, top_p: 1.5 }, "top_p is 1.5"],
+    [{ do_sample: "yes" }, 'do_sample is "yes"'],
+    [{ max_new_tokens: 0 }, "max_new_tokens is 0"],
   ])("refuses %j by name", (json, message) => {
     expect(() => generationDefaults(json, ids, "folder/generation_config.json")).toThrow(UserError);
     expect(() => generationDefaults(json, ids, "folder/generation_config.json")).toThrow(message);

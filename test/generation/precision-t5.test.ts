@@ -90,7 +90,7 @@ describe.each(goldenNames("t5", "blip2-t5"))("%s in few bits", async (name) => {
       mask: golden.inputs["attention_mask"]!,
       decoderStartId: 0,
     };
-    const decoder = runner.decoder as EncoderDecoder;
+    const decoder = runner.languageModel as EncoderDecoder;
     const logits = (rows: readonly (readonly number[])[]): Promise<HostTensor> => {
       const dims = [rows.length, rows[0]!.length];
       const ones = int64Tensor(rows.flat().fill(1), dims);

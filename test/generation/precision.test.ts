@@ -5,7 +5,8 @@ import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { openDevice } from "../../src/engine/node.js";
 import { WorkerDevice } from "../../src/engine/session.js";
 import { UserError } from "../../src/errors.js";
-import { Blip2, type ForwardOutputs } from "../../src/generation/blip-2.js";
+import { Blip2 } from "../../src/generation/blip-2.js";
+import type { ForwardOutputs } from "../../src/generation/calls.js";
 import { Blip2Runner, blip2Parts } from "../../src/generation/blip-2-runner.js";
 import { float32Tensor, int64Tensor } from "../../src/host-tensor.js";
 import { blip2Config } from "../../src/models/blip-2.js";
@@ -137,8 +138,9 @@ describe.each(blip2Parts)("the part %s", (part) => {
     await using device = openDevice({ threads: 1 });
     const { config, weights } = await readModelFolder(folder);
     const runner = await Blip2Runner.load(device, blip2Config(config), weights, { parts: [part] });
-    if (part === "languageModel") expect(runner.decoder.maximumLength).toBe(64);
-    else expect(() => runner.decoder).toThrow(/the part languageModel of this model has not been loaded/);
+    if (part === "languageModel") expect(runner.languageModel.maximumLength).toBe(64);
+    else
+      expect(() => runner.languageModel).toThrow(/the part languageModel of this model has not been loaded/);
     await expect(runner.softPrompts(pixels)).rejects.toThrow(
       /the part (vision|bridge) .* has not been loaded/,
     );

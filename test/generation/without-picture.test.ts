@@ -23,7 +23,9 @@ const descriptions = ["two blue cats", "a red star"];
 
 /** What the language model reads from now on. */
 function readPrompts(model: Blip2): Prompt[] {
-  const { decoder } = (model as unknown as { runner: { decoder: Decoder | EncoderDecoder } }).runner;
+  const { languageModel: decoder } = (
+    model as unknown as { runner: { languageModel: Decoder | EncoderDecoder } }
+  ).runner;
   const begin = decoder.begin.bind(decoder);
   const seen: Prompt[] = [];
   vi.spyOn(decoder, "begin").mockImplementation((options?: StepperOptions) => {

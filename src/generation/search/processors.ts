@@ -18,7 +18,7 @@ export function processorsOf(settings: SearchSettings): readonly LogitProcessor[
   if (settings.repetitionPenalty !== 1) processors.push(repetitionPenalty(settings.repetitionPenalty));
   if (noRepeatNgramSize > 0) processors.push(noRepeatedNgrams(noRepeatNgramSize));
   if (forbidden.length > 0) processors.push(withoutSequences(forbidden));
-  if (settings.minNewTokens > 1) processors.push(minimumNewTokens(settings.minNewTokens, endIds));
+  if (settings.minNewTokens > 0) processors.push(minimumNewTokens(settings.minNewTokens, endIds));
   if (sampling !== undefined) {
     const { temperature, topK, topP } = sampling;
     // Beams need one id that is no end, or all of them might stop at once.

@@ -1,5 +1,5 @@
 /** What every search has: its settings, and the face by which the loop of generation runs it. */
-import { InternalError, UserError } from "../../errors.js";
+import { UserError } from "../../errors.js";
 
 /** How tokens are drawn. */
 export interface Sampling {
@@ -22,7 +22,7 @@ export interface Contrastive {
 
 export interface SearchSettings {
   readonly maxNewTokens: number;
-  /** The end token is impossible before; it counts itself. */
+  /** So many new tokens come before the end token is possible. */
   readonly minNewTokens: number;
   /** 1: greedy search. */
   readonly numBeams: number;
@@ -89,5 +89,8 @@ export function noToken(logits: Float32Array): Error {
       "generation: noRepeatNgramSize, badWords and minNewTokens together leave no token that may come next; allow more",
     );
   }
-  return new InternalError("generation: no token is possible; the model's logits are not numbers");
+  return new UserError(
+    "generation: no token is possible, as the model's logits are not numbers: its weights hold values that are not finite, or its " +
+      "pictures do; fetch the model again, and check it with another picture",
+  );
 }

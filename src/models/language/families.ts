@@ -104,11 +104,12 @@ const t5: LanguageFamily<T5Config> = {
   usualIds: { start: 1, pad: 0 },
   questionFormat: "Question: {} Short answer:",
   answerLengthPenalty: -1,
-  textIds: ({ eos_token_id: end, decoder_start_token_id: start, pad_token_id }, tokenizer, where) => {
+  textIds: ({ eos_token_id: ends, decoder_start_token_id: start, pad_token_id }, tokenizer, where) => {
     const empty = tokenizer.encode("");
-    if (end === null || empty.length !== 1 || empty[0] !== end) {
+    const [only] = empty;
+    if (only === undefined || empty.length !== 1 || ![ends].flat().includes(only)) {
       throw new UserError(
-        `${where}: a T5 reads and writes texts that end with its eos_token_id, which config.json says is ${end}; ` +
+        `${where}: a T5 reads and writes texts that end with its eos_token_id, which config.json says is ${ends}; ` +
           `its tokenizer makes [${empty.join(", ")}] of an empty text; check that the two belong together`,
       );
     }
@@ -118,7 +119,7 @@ const t5: LanguageFamily<T5Config> = {
         `${where}: a T5 needs pad_token_id in config.json, or a pad_token in tokenizer_config.json; neither is there`,
       );
     }
-    return { end, pad, start: start ?? pad };
+    return { end: only, pad, start: start ?? pad };
   },
   writtenIds: ({ start, end, pad }) => {
     // `bos` stands in the encoder where there is no prompt: what the end of an empty one is.

@@ -33,7 +33,10 @@ export const optConfigSchema = z.looseObject({
   layer_norm_elementwise_affine: z.literal(true).default(true),
   pad_token_id: z.int().nullable().default(1),
   bos_token_id: z.int().nullable().default(2),
-  eos_token_id: z.int().nullable().default(2),
+  eos_token_id: z
+    .union([z.int(), z.array(z.int())])
+    .nullable()
+    .default(2),
 });
 
 export type OptConfig = z.infer<typeof optConfigSchema>;

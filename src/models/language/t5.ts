@@ -49,7 +49,10 @@ const fields = z.looseObject({
   scale_decoder_outputs: z.boolean().nullish(),
   pad_token_id: z.int().nullable().default(0),
   bos_token_id: z.int().nullable().default(null),
-  eos_token_id: z.int().nullable().default(1),
+  eos_token_id: z
+    .union([z.int(), z.array(z.int())])
+    .nullable()
+    .default(1),
   decoder_start_token_id: z.int().nullish(),
 });
 

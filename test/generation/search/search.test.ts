@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { InternalError, InterruptedError } from "../../../src/errors.js";
+import { InterruptedError, UserError } from "../../../src/errors.js";
 import { generateTokens, generationSteps } from "../../../src/generation/search/generate.js";
 import { logSoftmax } from "../../../src/generation/search/logits.js";
 import { BeamSearch } from "../../../src/generation/search/beam.js";
@@ -127,8 +127,8 @@ describe("searching", () => {
 
   it("says so when the logits are not numbers", async () => {
     const broken = new Float32Array(4).fill(NaN);
-    expect(() => new GreedySearch(usual, []).next([broken])).toThrow(InternalError);
-    expect(() => new BeamSearch({ ...usual, numBeams: 2 }, []).next([broken])).toThrow(InternalError);
+    expect(() => new GreedySearch(usual, []).next([broken])).toThrow(UserError);
+    expect(() => new BeamSearch({ ...usual, numBeams: 2 }, []).next([broken])).toThrow(UserError);
   });
 });
 
