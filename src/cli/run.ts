@@ -50,6 +50,12 @@ export async function runCommandLine(commandLine: CommandLine): Promise<number> 
       progress.clear();
       stderr.write(`${shown(line)}\n`);
     };
+    const noticed = new Set<string>();
+    const notice = (sentence: string): void => {
+      // One command may load a model, or its parts, several times.
+      if (!noticed.has(sentence)) log(`blip2: ${sentence}`);
+      noticed.add(sentence);
+    };
     // The parser went by the verb's own declaration, from which its argument types come too.
     const context: Context = {
       // Looked at only by verbs that read: the first look opens a process's stdin.
@@ -62,6 +68,7 @@ export async function runCommandLine(commandLine: CommandLine): Promise<number> 
       output,
       progress,
       log,
+      notice,
       signal,
     };
     const code = await verb.run(context, args as Arguments<Options, Operands>);

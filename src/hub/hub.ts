@@ -31,7 +31,7 @@ export interface HubOptions {
   readonly revision?: string | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onDownload?: ((report: DownloadReport) => void) | undefined;
-  /** One sentence that people should see. Default: a warning of the process. */
+  /** One sentence that people should see. Default: a warning of the process, each once. */
   readonly onNotice?: ((notice: string) => void) | undefined;
 }
 
@@ -94,6 +94,15 @@ const listed = z.object({
   lfs: z.object({ oid: hash, size: z.int().nonnegative() }).optional(),
 });
 
+const warned = new Set<string>();
+
+/** A warning of the process, the same one once however many models are loaded. */
+function warnOnce(notice: string): void {
+  if (warned.has(notice)) return;
+  warned.add(notice);
+  process.emitWarning(notice);
+}
+
 /** A listing of more pages, of a thousand files each, is taken for one without an end. */
 const mostPages = 100;
 
@@ -110,7 +119,7 @@ class Snapshot {
   ) {
     this.cache = new RepositoryCache(settings.cache, id);
     this.connection = new HubConnection(settings, { id, revision }, options.signal);
-    this.notice = options.onNotice ?? ((notice) => process.emitWarning(notice));
+    this.notice = options.onNotice ?? warnOnce;
   }
 
   async find(): Promise<string> {

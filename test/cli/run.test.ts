@@ -137,6 +137,13 @@ describe("exit codes", () => {
     expect([code, stderr]).toEqual([1, "blip2: ENOSPC: no space left on device, write\n"]);
   });
 
+  test("a notice is shown once", async () => {
+    const verb = withVerb(async ({ notice }) => {
+      for (const sentence of ["a", "b", "a", "a"]) notice(sentence);
+    });
+    expect((await blip2(["work"], verb)).stderr).toBe("blip2: a\nblip2: b\n");
+  });
+
   test("no long word of the command line is repeated whole, however a failure quotes it", async () => {
     const long = `a "picture"\nof ${"it ".repeat(20_000)}`;
     const shown = /a \\?"picture\\?"/;

@@ -96,3 +96,14 @@ it("a redirect from https to http is not followed", async () => {
     "org/small-blip (revision main): hub.example leads from https to the unprotected http://mirror.example, which is not followed; check HF_ENDPOINT",
   );
 });
+
+it("a notice without a listener is a warning of the process, once for all calls", async () => {
+  await findModel(modelId, {}, settings);
+  const warning = vi.spyOn(process, "emitWarning").mockImplementation(() => undefined);
+  await hub.stop();
+  for (let i = 0; i < 3; i++) await findModel(modelId, {}, settings);
+  expect(warning.mock.calls.flat()).toEqual([
+    `org/small-blip (revision main): the hub cannot be reached; the copy in the cache is used (${commit})`,
+  ]);
+  hub = await new LoopbackHub([]).start();
+});
