@@ -1,6 +1,7 @@
 /** spiece.model (T5: sentencepiece, unigram) as the structure of a tokenizer.json. */
 import { UserError } from "../errors.js";
-import { addedTokens, tokensByRole, type JsonObject, type LegacyConfig } from "./legacy-added-tokens.js";
+import { addedTokens, tokensByRole, type LegacyConfig } from "./legacy-added-tokens.js";
+import type { JsonObject } from "./parts.js";
 import { pieceType, readSentencePieceModel } from "./sentencepiece-model.js";
 
 const defaults = { eos_token: "</s>", unk_token: "<unk>", pad_token: "<pad>" };

@@ -1,6 +1,7 @@
 /** vocab.txt (BERT: WordPiece) as the structure of a tokenizer.json. */
 import { UserError } from "../errors.js";
-import { addedTokens, tokensByRole, type JsonObject, type LegacyConfig } from "./legacy-added-tokens.js";
+import { addedTokens, tokensByRole, type LegacyConfig } from "./legacy-added-tokens.js";
+import type { JsonObject } from "./parts.js";
 
 const defaults = {
   unk_token: "[UNK]",

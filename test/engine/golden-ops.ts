@@ -5,7 +5,7 @@ import type { Tensor } from "../../src/engine/index.js";
 import type { HostTensor } from "../../src/host-tensor.js";
 import type { OpCase } from "./check-op.js";
 
-const folder = new URL("../golden/ops", import.meta.url);
+const folder = new URL("../golden/ops/", import.meta.url);
 
 interface Listing {
   readonly cases: readonly {
