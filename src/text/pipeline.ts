@@ -34,6 +34,7 @@ export function readPipeline(json: JsonObject, config: JsonObject, where: string
   const modelPart = root.part("model");
   const model = readModel(modelPart);
   const normalize = optional("normalizer", readNormalizer) ?? ((text: string) => text);
+  mustKnowBeginnings(root);
   const split = optional("pre_tokenizer", readPreTokenizer) ?? ((piece) => [piece]);
   const around = optional("post_processor", readPostProcessor) ?? { before: [], after: [] };
   const decode = optional("decoder", readDecoder);
@@ -79,4 +80,27 @@ export function readPipeline(json: JsonObject, config: JsonObject, where: string
     },
     decodeTokens: (pieces) => (decode === undefined ? pieces.join(" ") : decode(pieces).join("")),
   };
+}
+
+/** Normalisers under which a text's beginning stays its beginning. */
+const keepBeginnings = ["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Precompiled"];
+
+/**
+ * Where a mark goes before the first word alone, Python's tokenizers asks where that word began before it was normalised. Throws
+ * `UserError` for the combinations in which that is not known here.
+ */
+function mustKnowBeginnings(root: Part): void {
+  const flat = (part: Part, list: string): Part[] =>
+    part.has(list) ? part.parts(list).flatMap((inner) => flat(inner, list)) : [part];
+  const normalizers = root.has("normalizer") ? flat(root.part("normalizer"), "normalizers") : [];
+  const splitters = root.has("pre_tokenizer") ? flat(root.part("pre_tokenizer"), "pretokenizers") : [];
+  const marking = splitters.findIndex(
+    (part) => part.has("prepend_scheme") && part.get("prepend_scheme") === "first",
+  );
+  const known = marking > 0 ? ["Lowercase"] : keepBeginnings;
+  const unknown = normalizers.find((part) => !known.includes(part.type));
+  if (marking < 0 || unknown === undefined) return;
+  throw splitters[marking]!.refuse(
+    `prepend_scheme "first" is not supported together with the normalizer ${unknown.type}; "always" and "never" are`,
+  );
 }
