@@ -80,7 +80,9 @@ export function readAddedTokens(
     const value = config[`${role}_token`];
     if (!tokens.has(contentOf(value) ?? "")) ofConfig(value, true);
   }
-  for (const value of more ?? []) if (!tokens.has(contentOf(value) ?? "")) ofConfig(value, true);
+  for (const value of more ?? []) {
+    if (!tokens.has(contentOf(value) ?? "")) ofConfig(value, typeof value === "string");
+  }
   return [...tokens.values()];
 }
 

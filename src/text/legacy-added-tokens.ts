@@ -82,7 +82,7 @@ export function addedTokens(
   };
   const special = new Set<string>([
     ...Object.values(byRole),
-    ...furtherTokens(files).flatMap((t) => contentOf(t) ?? []),
+    ...(furtherTokens(files) ?? []).filter((token) => typeof token === "string"),
   ]);
   for (const { content, special: isSpecial } of first) {
     add({ content, special: isSpecial, normalized: false }, isSpecial);
@@ -107,15 +107,16 @@ export function addedTokens(
     );
     add(flags ?? byRole[role], true);
   }
-  for (const token of furtherTokens(files)) add(token, true);
+  for (const token of furtherTokens(files) ?? []) add(token, typeof token === "string");
   return [...tokens.values()].sort((a, b) => a.id - b.id);
 }
 
-function furtherTokens({ config, specialTokensMap }: LegacyConfig): unknown[] {
+/** The list of special tokens without a role, if there is one. A token that stands there as an object says itself whether it is special. */
+export function furtherTokens({ config, specialTokensMap }: LegacyConfig): unknown[] | undefined {
   for (const key of ["additional_special_tokens", "extra_special_tokens"]) {
     for (const source of [config, specialTokensMap]) if (Array.isArray(source[key])) return source[key];
   }
-  return [];
+  return undefined;
 }
 
 /** Older files hold an object with the token's flags in place of its content. */

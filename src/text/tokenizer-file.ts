@@ -7,8 +7,13 @@ import { readJsonObject } from "../files/json-file.js";
 import { UserError } from "../errors.js";
 import type { JsonObject } from "./parts.js";
 
-/** Published ones have a few ten megabytes. */
-const longestFile = 100_000_000;
+/** Bytes. Published ones have at most 35 million. */
+const longestFile = 64_000_000;
+
+/** Of a JSON file: values in lists and objects. Published ones have at most 2 million. */
+const mostValues = 8_000_000;
+/** Published ones have about ten. */
+const deepestNesting = 100;
 
 /**
  * The bytes of one file of a folder, or nothing if there is none. Throws `UserError` for a link that leaves the folder, for what is no
@@ -34,7 +39,7 @@ export async function readTokenizerFile(folder: string, name: string): Promise<B
         `${path}: has ${found.size} bytes; a file of a tokenizer has at most ${longestFile}`,
       );
     }
-    const bytes = await file.readFile();
+    const bytes = await readExactly(file, found.size);
     mustBeItself(bytes, path, folder);
     return bytes;
   } catch (cause) {
@@ -58,8 +63,45 @@ export async function readTokenizerText(folder: string, name: string): Promise<s
 
 /** A file that must hold one JSON object. */
 export async function readTokenizerJson(folder: string, name: string): Promise<JsonObject | undefined> {
-  if ((await readTokenizerFile(folder, name)) === undefined) return undefined;
+  const bytes = await readTokenizerFile(folder, name);
+  if (bytes === undefined) return undefined;
+  mustBeModest(bytes, join(folder, name));
   return readJsonObject(join(folder, name));
+}
+
+/** What is written to the file in the meantime does not make the reading longer. */
+async function readExactly(file: FileHandle, size: number): Promise<Buffer> {
+  const bytes = Buffer.alloc(size);
+  let done = 0;
+  while (done < size) {
+    const { bytesRead } = await file.read(bytes, done, size - done, done);
+    if (bytesRead === 0) break;
+    done += bytesRead;
+  }
+  return bytes.subarray(0, done);
+}
+
+/** Throws `UserError` for a JSON text that would take much memory or many levels to parse. */
+function mustBeModest(bytes: Buffer, path: string): void {
+  const [quote, backslash, comma] = [0x22, 0x5c, 0x2c];
+  const [list, listEnd, object, objectEnd] = [0x5b, 0x5d, 0x7b, 0x7d];
+  let [values, depth, inString] = [0, 0, false];
+  for (let i = 0; i < bytes.length; i++) {
+    const byte = bytes[i];
+    if (inString) {
+      if (byte === backslash) i++;
+      else if (byte === quote) inString = false;
+    } else if (byte === quote) inString = true;
+    else if (byte === comma) values++;
+    else if (byte === list || byte === object) {
+      values++;
+      depth++;
+      if (depth > deepestNesting)
+        throw new UserError(`${path}: is nested more than ${deepestNesting} levels deep`);
+    } else if (byte === listEnd || byte === objectEnd) depth--;
+  }
+  if (values <= mostValues) return;
+  throw new UserError(`${path}: holds ${values} values; a file of a tokenizer holds at most ${mostValues}`);
 }
 
 /** Throws `UserError` if a download left a placeholder, or an answer in place of the file. */
@@ -72,7 +114,7 @@ function mustBeItself(bytes: Buffer, path: string, folder: string): void {
   }
   if (/^(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)/i.test(start)) {
     throw new UserError(
-      `${path}: is a web page (HTML), not the file itself; download it again, by "blip2 download" or from the page's download link`,
+      `${path}: is a web page (HTML), not the file itself; fetch it again, for instance with "hf download"`,
     );
   }
 }
