@@ -40,7 +40,7 @@ export interface SentencePieceModel {
 }
 
 /** Published models have at most a million. */
-const mostPieces = 2_000_000;
+const mostPieces = 1_000_000;
 
 /** Throws `UserError` for more pieces than are read, before there is an object for each. */
 function mustBeModest(bytes: Uint8Array, where: string): void {

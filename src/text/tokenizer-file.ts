@@ -11,7 +11,9 @@ import type { JsonObject } from "./parts.js";
 const longestFile = 64_000_000;
 
 /** Of a JSON file: values in lists and objects. Published ones have at most 2 million. */
-const mostValues = 8_000_000;
+const mostValues = 3_000_000;
+/** Of a text file: a token or a merge each. */
+const mostLines = 1_000_000;
 /** Published ones have about ten. */
 const deepestNesting = 100;
 
@@ -54,6 +56,11 @@ export async function readTokenizerFile(folder: string, name: string): Promise<B
 export async function readTokenizerText(folder: string, name: string): Promise<string | undefined> {
   const bytes = await readTokenizerFile(folder, name);
   if (bytes === undefined) return undefined;
+  let lines = 0;
+  for (const byte of bytes) if (byte === 0x0a) lines++;
+  if (lines > mostLines) {
+    throw new UserError(`${join(folder, name)}: has ${lines} lines; at most ${mostLines} are read`);
+  }
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch (cause) {

@@ -3,7 +3,8 @@ import { quoted } from "../quoted.js";
 import { UserError } from "../errors.js";
 import { checkedId, type Part } from "./parts.js";
 
-const mostTokens = 2_000_000;
+/** Published vocabularies have at most 902 thousand. */
+const mostTokens = 1_000_000;
 /** In UTF-16 units. Published tokens have at most a few hundred. */
 const longestToken = 1000;
 
