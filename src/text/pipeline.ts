@@ -19,8 +19,8 @@ export interface Pipeline {
   /** Special tokens that belong around a text. */
   readonly around: Surroundings;
   /** Ids of a text, nothing around them. */
-  encodeText(text: string): number[];
-  decodeTokens(tokens: readonly string[]): string;
+  readonly encodeText: (text: string) => number[];
+  readonly decodeTokens: (tokens: readonly string[]) => string;
 }
 
 /** Throws `UserError` for whatever in the two files cannot be used, by its place in them. */
