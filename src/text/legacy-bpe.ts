@@ -32,7 +32,7 @@ export function legacyBpe(
   const added = addedTokens(files, vocabulary, byRole);
   const { config } = files;
   const around = (key: string, role: "bos_token" | "eos_token"): string[] =>
-    config[key] === true && byRole[role] !== undefined ? [byRole[role]] : [];
+    config[key] === true && added.some(({ content }) => content === byRole[role]) ? [byRole[role]!] : [];
   const [before, after] = [around("add_bos_token", "bos_token"), around("add_eos_token", "eos_token")];
   const template = (sequence: string, type_id: number) => [
     ...before.map((id) => ({ SpecialToken: { id, type_id } })),

@@ -208,6 +208,14 @@ describe("ids", () => {
   });
 });
 
+it("a role without a token puts nothing around a text", async () => {
+  await fill("opt");
+  const config = JSON.parse(await readFile(join(folder, "tokenizer_config.json"), "utf8")) as Json;
+  await writeFile(join(folder, "tokenizer_config.json"), JSON.stringify({ ...config, bos_token: "" }));
+  const tokenizer = await loadTokenizer(folder);
+  expect(tokenizer.encode("red")).toEqual(tokenizer.encode("red", { addSpecialTokens: false }));
+});
+
 describe("damaged sets", () => {
   const values: unknown[] = [
     null,
