@@ -29,6 +29,7 @@ export const modelFolders: Kind = {
     "Right: the caption of the unchanged model, from the unchanged files. Accepted: any text from a configuration that its weights fit.",
   count: 300,
   quick: 8,
+  each: 100,
   limit: 60_000,
   async prepare(folder) {
     const original = inRepository("models/scenes-opt");

@@ -33,13 +33,16 @@ const lossless: Readonly<Record<string, Writer>> = {
   PPM: (image, random) => ppm(image, random.chance(0.5)),
   PNG: (image) => png(image),
   GIF: (image) => gif(image),
-  TIFF: (image, random) =>
-    tiff(image, {
+  TIFF: (image, random) => {
+    const deflate = random.chance(0.5);
+    return tiff(image, {
       tile: random.chance(0.5) ? 16 : undefined,
-      deflate: random.chance(0.5),
-      differences: random.chance(0.5),
+      deflate,
+      // Without compression the format has none.
+      differences: deflate && random.chance(0.5),
       planes: random.chance(0.5),
-    }),
+    });
+  },
   "PNG, interlaced": (image) => raw(image).png({ progressive: true }).toBuffer(),
   "TIFF, LZW": (image) => raw(image).tiff({ compression: "lzw" }).toBuffer(),
   "WebP, lossless": (image) => raw(image).webp({ lossless: true }).toBuffer(),

@@ -16,6 +16,7 @@ export const runFolders: Kind = {
     "Right: the same checkpoint at step 6, byte for byte, as that of a run that was never stopped.",
   count: 200,
   quick: 8,
+  each: 25,
   limit: 120_000,
   async prepare() {
     const world = await makeTinyWorld();

@@ -43,6 +43,8 @@ export interface Kind {
   /** How many in all, and in a quick run. */
   readonly count: number;
   readonly quick: number;
+  /** Trials of one process, where a thousand would add up in its memory. */
+  readonly each?: number;
   /** Milliseconds after which a trial hangs: far above what any takes. */
   readonly limit: number;
   /** Makes what the trials share, in an empty folder of their own. */

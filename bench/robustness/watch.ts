@@ -28,17 +28,31 @@ export interface Tally {
 /** A process is replaced after so many trials, so that what it leaves behind does not add up. */
 const trialsEach = 1000;
 const mostFaults = 100;
+/** What runs as the child: the compiled one unless a test brings another. */
+export interface ChildProgram {
+  readonly path: string;
+  readonly execArgv: readonly string[];
+}
+const compiled: ChildProgram = { path: fileURLToPath(new URL("child.js", import.meta.url)), execArgv: [] };
+
 /** For what the trials of a kind share. */
 const longestPreparation = 180_000; // ms
 
 export async function watch(
-  kind: Kind,
+  kind: Pick<Kind, "name" | "limit" | "each">,
   {
     seed,
     count,
     signal,
     say,
-  }: { seed: string; count: number; signal: AbortSignal; say: (line: string) => void },
+    program = compiled,
+  }: {
+    readonly seed: string;
+    readonly count: number;
+    readonly signal: AbortSignal;
+    readonly say: (line: string) => void;
+    readonly program?: ChildProgram;
+  },
 ): Promise<Tally> {
   const sums = Object.fromEntries(outcomes.map((outcome) => [outcome, 0])) as Record<Outcome, number>;
   const forms: Record<string, Partial<Record<Outcome, number>>> = {};
@@ -53,14 +67,11 @@ export async function watch(
   };
   while (next < count) {
     signal.throwIfAborted();
-    const end = Math.min(count, next + trialsEach);
-    const child = fork(
-      fileURLToPath(new URL("child.js", import.meta.url)),
-      [kind.name, seed, `${next}`, `${end}`],
-      {
-        stdio: ["ignore", "ignore", "pipe", "ipc"],
-      },
-    );
+    const end = Math.min(count, next + (kind.each ?? trialsEach));
+    const child = fork(program.path, [kind.name, seed, `${next}`, `${end}`], {
+      stdio: ["ignore", "ignore", "pipe", "ipc"],
+      execArgv: [...program.execArgv],
+    });
     const state = await follow(child, kind, signal, (report) => {
       if ("ready" in report) {
         fresh = false;
@@ -88,7 +99,7 @@ export async function watch(
 
 async function follow(
   child: ChildProcess,
-  kind: Kind,
+  kind: Pick<Kind, "limit">,
   signal: AbortSignal,
   onReport: (report: Report) => void,
 ): Promise<{ how: string; stderr: string }> {
