@@ -89,6 +89,31 @@ ${summary(kinds, results)}
 
 ${faults.length === 0 ? "Nothing was wrong, crashed or hung." : `## What is wrong\n\n${faults.join("\n")}`}
 
+## Limits
+
+What is larger is refused by name before memory or time is spent on it.
+
+| what | limit |
+| --- | --- |
+| a picture | 100,000,000 pixels, 65,535 a side, 200,000,000 bytes; an AVIF 30,000,000 pixels, a progressive JPEG 180,000,000 samples, an SVG 2048 x 2048 pixels |
+| an SVG | drawn in a process of its own, which is ended after 6 seconds, at 700 MB, or when the signal is given |
+| a tokenizer file | 64 MB, 3 million JSON values or 1 million lines, 1 million tokens, ids up to 10 million; regular expressions are known or refused, never run |
+| a prompt | the model's positions; for a T5, which has none, 2,048 tokens unless \`maxPromptTokens\` says more |
+| new tokens | 16,384 |
+| a header of safetensors | 100,000,000 bytes |
+| JSON beside a model | 100,000,000 bytes, 256 lists or objects within one another |
+| answers of a hub about one model | 64 MiB together, 100 pages of files; a file beside the weights 100,000,000 bytes |
+
+All limits of pictures but those of an SVG are held against the header. No picture takes more than 0.85 GB (the largest measured: WebP with 100,000,000
+pixels, whole process). An \`AbortSignal\` stops waiting for any picture at once.
+
+A tokenizer.json with a regular expression that is none of the published ones (GPT-2's, GPT-4's and Qwen's rules, or a single character or class with one
+quantifier) is refused, since an unknown expression could keep the process busy for ever. Metaspace with \`prepend_scheme: "first"\` is refused together
+with normalisers that may remove or move the beginning (Strip, StripAccents, BertNormalizer, Replace, Prepend), and behind a splitter with any but
+Lowercase, because Python decides there by offsets.
+
+Notes of what a hub has to do to be given up stand in \`bench/robustness/hub-faults.ts\`, one fault each.
+
 ## The kinds
 ${kinds
   .flatMap((kind) => {

@@ -24,7 +24,7 @@ export const generationOptions = {
     help: "width of the beam search, 1 for greedy; the model's own, or 5",
   },
   maxNewTokens: { type: "integer", min: 1, help: "longest text in tokens; the model's own, or 30" },
-  minNewTokens: { type: "integer", min: 0, help: "shortest text in tokens; the model's own, or 1" },
+  minNewTokens: { type: "integer", min: 0, help: "shortest text in tokens; the model's own, or 0" },
   lengthPenalty: {
     type: "number",
     help: "of beam search: above 0 favours long texts, below 0 short ones; the model's own, or 1",
