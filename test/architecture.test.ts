@@ -33,6 +33,7 @@ const leaves: Readonly<Record<string, readonly string[]>> = {
 /** Importable from everywhere; import nothing but each other. */
 const foundation: readonly string[] = [
   "src/errors.ts",
+  "src/notices.ts",
   "src/host-tensor.ts",
   "src/float16.ts",
   "src/random.ts",
