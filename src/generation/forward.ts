@@ -55,7 +55,8 @@ export async function forwardPass(
   const target = isEncoderDecoder ? decoderInputs(inputs, batch, defaults) : undefined;
   if (target === undefined) refuseDecoderInputs(inputs);
   const given = inputs.labels;
-  const labels = target === undefined ? (given === undefined ? given : likeIds("labels", given)) : target.labels;
+  const labels =
+    target === undefined ? (given === undefined ? given : likeIds("labels", given)) : target.labels;
   // Before the decoder's ids, which may follow from them.
   if (labels !== undefined) checkIds("labels", labels, rows, ignoreIndex);
   if (target !== undefined) {
@@ -81,7 +82,8 @@ export async function forwardPass(
   }
   const written = target?.ids.dims[1] ?? 0;
   const size = { prompts: batch, read: length, written, sequences: 1 };
-  const logitBytes = 4 * batch * (target === undefined ? length : written) * rows * (labels === undefined ? 2 : 6);
+  const logitBytes =
+    4 * batch * (target === undefined ? length : written) * rows * (labels === undefined ? 2 : 6);
   const bytes = Math.max(languageBytes(languageModel, 0, size) + logitBytes, visionBytes(config, batch));
   const what = `a batch of ${batch} rows of ${length}${target === undefined ? "" : ` and ${written}`} positions`;
   checkMemory("forward", what, bytes, maxMemory, "give fewer or shorter rows");

@@ -225,7 +225,9 @@ export function generationDefaults(
   const { min_new_tokens: minNew, min_length: minLength } = config;
   const { penalty_alpha: penaltyAlpha } = config;
   if (isEncoderDecoder && penaltyAlpha != null && penaltyAlpha > 0) {
-    onNotice?.(`${where}: passed over, as models with an encoder do not do it: penalty_alpha ${penaltyAlpha}`);
+    onNotice?.(
+      `${where}: passed over, as models with an encoder do not do it: penalty_alpha ${penaltyAlpha}`,
+    );
   }
   // As in transformers, which searches so only with one beam and several tokens to try.
   const isContrastive = !isEncoderDecoder && (numBeams ?? 1) === 1 && (topK ?? 4) > 1;
@@ -273,7 +275,12 @@ export function generationDefaults(
 }
 
 type IdKey =
-  "bos_token_id" | "eos_token_id" | "pad_token_id" | "decoder_start_token_id" | "forced_bos_token_id" | "forced_eos_token_id";
+  | "bos_token_id"
+  | "eos_token_id"
+  | "pad_token_id"
+  | "decoder_start_token_id"
+  | "forced_bos_token_id"
+  | "forced_eos_token_id";
 
 /**
  * Ids of a role: from generation_config.json, else from the language model's config. Negative ones stand for none. Throws
