@@ -59,8 +59,8 @@ export function languageBytes(
     return 4 * (kept + Math.max(reading, logits));
   }
   const seen = prompts * read * layers * perPosition;
-  // Each sequence looks at its own copy of what the encoder left, a layer at a time.
-  const looking = rows * read * (perPosition + heads * scoreCopies);
+  // Each sequence looks at its own copy of what the encoder left; the runtime makes those of all layers first.
+  const looking = rows * read * (layers * perPosition + heads * scoreCopies);
   const kept = rows * written * layers * perPosition * cacheCopies;
   return 4 * (seen + Math.max(reading, looking + kept + logits));
 }

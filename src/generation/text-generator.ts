@@ -15,6 +15,7 @@ import {
   usualMemory,
   usualPromptTokens,
   visionBytes,
+  type BatchSize,
   type Part,
 } from "./limits.js";
 import { searchSettings, type GenerateSettings, type GenerationDefaults } from "./options.js";
@@ -31,6 +32,9 @@ export interface Start {
   /** Of a part of the rows, float32 [B, Q, L]; asked for once it is clear that all has room. */
   softPrompts(part: Part): Promise<HostTensor>;
 }
+
+/** No default length gives way below this. */
+const shortestFitted = 64;
 
 export class TextGenerator {
   constructor(
@@ -197,18 +201,40 @@ export class TextGenerator {
     const known = new Map<number, SearchSettings>();
     if (rows.length === 0) behind(0);
     const settings = rows.map(({ length }) => {
+      const earlier = known.get(length);
+      if (earlier !== undefined) return earlier;
       // What an encoder-decoder writes begins with one token, and stands apart from what it reads.
-      const before = kind === "encoder-decoder" ? 1 : queries + length;
-      const own = known.get(before) ?? behind(before);
-      known.set(before, own);
+      const wanted = behind(kind === "encoder-decoder" ? 1 : queries + length);
       const most = positions - queries - length;
-      if (own.maxNewTokens <= most) return own;
-      throw new UserError(
-        `${call}: the prompt of ${length} tokens leaves room for ${Math.max(0, most)} new ones in the model's ` +
-          `${positions} positions, maxNewTokens is ${own.maxNewTokens}`,
-      );
+      if (wanted.maxNewTokens > most) {
+        throw new UserError(
+          `${call}: the prompt of ${length} tokens leaves room for ${Math.max(0, most)} new ones in the model's ` +
+            `${positions} positions, maxNewTokens is ${wanted.maxNewTokens}`,
+        );
+      }
+      const own = asked.maxNewTokens === undefined ? this.fitted(wanted, queries, length, asked) : wanted;
+      known.set(length, own);
+      return own;
     });
     return [settings, writer];
+  }
+
+  /** A greatest length that the caller did not ask for gives way to what memory allows. */
+  private fitted(
+    settings: SearchSettings,
+    queries: number,
+    length: number,
+    { maxMemory = usualMemory }: GenerateSettings,
+  ): SearchSettings {
+    const sequences = this.sequencesOf(settings);
+    let written = settings.maxNewTokens;
+    const size = { prompts: 1, read: queries + length, sequences };
+    while (written > shortestFitted && this.bytesOf(queries, { ...size, written }) > maxMemory)
+      written = Math.floor(written / 2);
+    const minNewTokens = Math.min(settings.minNewTokens, written);
+    return written === settings.maxNewTokens
+      ? settings
+      : { ...settings, maxNewTokens: written, minNewTokens };
   }
 
   /** What is run together. Throws a `UserError` if one prompt alone would take more than `maxMemory`. */
@@ -218,21 +244,32 @@ export class TextGenerator {
     settings: readonly SearchSettings[],
     { maxMemory = usualMemory }: GenerateSettings,
   ): readonly Part[] {
-    const { config, languageModel } = this.runner;
-    const { vocab_size: vocabulary } = config.text_config;
+    const [first] = settings;
+    if (first === undefined) return [];
     const written = settings.reduce((most, { maxNewTokens }) => Math.max(most, maxNewTokens), 0);
-    const sequences = sequencesOf(settings[0], vocabulary);
-    const bytes = (prompts: number, read: number): number => {
-      const size = { prompts, read, written, sequences };
-      const pictures = queries === 0 ? 0 : prompts;
-      return Math.max(languageBytes(languageModel, vocabulary, size), visionBytes(config, pictures));
-    };
+    const sequences = this.sequencesOf(first);
+    const bytes = (prompts: number, read: number): number =>
+      this.bytesOf(queries, { prompts, read, written, sequences });
     const lengths = rows.map(({ length }) => queries + length);
     const longest = lengths.reduce((most, length) => Math.max(most, length), 0);
     const what = `a prompt of ${longest} positions, ${written} new tokens and ${sequences} sequences at once`;
     const remedy = sequences > 1 ? "shorten them, or ask for fewer beams or texts" : "shorten them";
-    checkMemory(call, what, rows.length === 0 ? 0 : bytes(1, longest), maxMemory, remedy);
+    checkMemory(call, what, bytes(1, longest), maxMemory, remedy);
     return partsWithin(maxMemory, lengths, bytes);
+  }
+
+  /** @param queries 0 where no pictures are looked at. */
+  private bytesOf(queries: number, size: BatchSize): number {
+    const { config, languageModel } = this.runner;
+    const { vocab_size: vocabulary } = config.text_config;
+    const pictures = queries === 0 ? 0 : size.prompts;
+    return Math.max(languageBytes(languageModel, vocabulary, size), visionBytes(config, pictures));
+  }
+
+  /** How many rows of the batch one prompt has. */
+  private sequencesOf({ numBeams, numReturnSequences, contrastive }: SearchSettings): number {
+    const { vocab_size: vocabulary } = this.runner.config.text_config;
+    return Math.max(numBeams, numReturnSequences, Math.min(contrastive?.topK ?? 1, vocabulary));
   }
 
   private begin({ contrastive }: SearchSettings): Stepper {
@@ -260,12 +297,6 @@ function checkSoftPrompts({ data }: HostTensor): void {
     "generation: what the model sees in the picture are not numbers: the weights of its image encoder or its Q-Former hold values " +
       "that are not finite, or too large ones; fetch or convert the model again",
   );
-}
-
-/** How many rows of the batch one prompt has. */
-function sequencesOf(settings: SearchSettings | undefined, vocabulary: number): number {
-  const { numBeams = 1, numReturnSequences = 1, contrastive } = settings ?? {};
-  return Math.max(numBeams, numReturnSequences, Math.min(contrastive?.topK ?? 1, vocabulary));
 }
 
 /** How long texts are cut into tokens before the thread is left to others, in milliseconds. */
