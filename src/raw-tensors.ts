@@ -59,9 +59,9 @@ function checkForm(name: string, tensor: RawTensor): void {
     throw new UserError(
       `forward: ${name} has a size of ${show(dims[odd])} in dims; whole numbers from 0 are required`,
     );
-  if (data!.length !== elementCount(dims)) {
+  if (data.length !== elementCount(dims)) {
     throw new UserError(
-      `forward: ${name} has ${data!.length} values, dims [${dims.join(", ")}] need ${elementCount(dims)}`,
+      `forward: ${name} has ${data.length} values, dims [${dims.join(", ")}] need ${elementCount(dims)}`,
     );
   }
   if (!Array.isArray(data)) return;
@@ -87,7 +87,8 @@ export function checkMask(name: string, { data, dims }: HostTensor): void {
   const values = data as BigInt64Array;
   const wrong = values.find((value) => value !== 0n && value !== 1n);
   if (wrong !== undefined) throw new UserError(`forward: ${name} holds ${wrong}; 0 and 1 are required`);
-  for (let row = 0; row < rows && columns > 0; row++) {
+  if (columns === 0) return;
+  for (let row = 0; row < rows; row++) {
     if (values.subarray(row * columns, (row + 1) * columns).includes(1n)) continue;
     throw new UserError(`forward: row ${row} of ${name} is 0 everywhere; a real position is required`);
   }

@@ -27,7 +27,8 @@ import type {
 import { Chat, type ChatOptions } from "./chat.js";
 import { forwardPass } from "./forward.js";
 import { ImageView, softPromptsOf } from "./image-view.js";
-import { checkOptions, generationDefaults, usualNewTokens, type GenerationDefaults } from "./options.js";
+import { generationDefaults, type GenerationDefaults } from "./generation-defaults.js";
+import { checkOptions, usualNewTokens } from "./options.js";
 import { TextGenerator } from "./text-generator.js";
 
 /** T5's positions are relative; it was trained on so many tokens at once (Raffel et al. 2020, section 3.1.2). */

@@ -3,6 +3,7 @@ import { UserError } from "../errors.js";
 import type { Generated, GenerateOptions, StreamOptions } from "./calls.js";
 import type { ImageSource } from "../images/load-image.js";
 import type { ImageView } from "./image-view.js";
+import { usualPromptTokens } from "./limits.js";
 import { checkOptions, type GenerateSettings } from "./options.js";
 import { questionPrompt, type Turn } from "./questions.js";
 
@@ -91,7 +92,7 @@ export class Chat implements AsyncDisposable {
 
   private options<S extends GenerateSettings>(question: string, settings: S) {
     const promptBehind = (turns: readonly Turn[]): string => questionPrompt(this.format, question, turns);
-    const maxPromptTokens = settings.maxPromptTokens ?? this.context;
+    const maxPromptTokens = settings.maxPromptTokens ?? Math.max(this.context, usualPromptTokens);
     const lengthBehind = (turns: readonly Turn[]): number =>
       this.model.contextLength(promptBehind(turns), settings.maxNewTokens, maxPromptTokens);
     const least = lengthBehind([]);

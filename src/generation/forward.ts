@@ -16,7 +16,7 @@ import type { Blip2Runner } from "./blip-2-runner.js";
 import type { ForwardInputs, ForwardOutputs } from "./calls.js";
 import { decoderInputs, refuseDecoderInputs } from "./decoder-inputs.js";
 import { checkMemory, languageBytes, usualMemory, usualPromptTokens, visionBytes } from "./limits.js";
-import type { GenerationDefaults } from "./options.js";
+import type { GenerationDefaults } from "./generation-defaults.js";
 import type { Prompt } from "./search/stepper.js";
 
 /** Mean cross-entropy of labels that stand beside logits. */

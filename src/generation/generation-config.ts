@@ -110,15 +110,13 @@ export function parseGenerationConfig(
   onNotice?: (notice: string) => void,
 ): GenerationConfig {
   const config = checkJson(json, schema, where);
-  const { temperature, top_p: topP } = config;
+  const temperature = config.temperature ?? 1;
+  const topP = config.top_p ?? 1;
+  const isPossible = { temperature: temperature > 0, topP: topP > 0 && topP <= 1 };
   if (config.do_sample === true) {
     const problems = [
-      ...(temperature != null && temperature <= 0
-        ? [`temperature is ${temperature}: above 0 is required`]
-        : []),
-      ...(topP != null && !(topP > 0 && topP <= 1)
-        ? [`top_p is ${topP}: above 0 and at most 1 is required`]
-        : []),
+      ...(isPossible.temperature ? [] : [`temperature is ${temperature}: above 0 is required`]),
+      ...(isPossible.topP ? [] : [`top_p is ${topP}: above 0 and at most 1 is required`]),
     ];
     if (problems.length > 0) throw new UserError(`${where}: do_sample is true and ${problems.join("; ")}`);
   }
@@ -133,7 +131,7 @@ export function parseGenerationConfig(
   return {
     ...config,
     // Without draws they mean nothing, whatever they are.
-    temperature: temperature != null && temperature > 0 ? temperature : undefined,
-    top_p: topP != null && topP > 0 && topP <= 1 ? topP : undefined,
+    temperature: isPossible.temperature ? temperature : undefined,
+    top_p: isPossible.topP ? topP : undefined,
   };
 }

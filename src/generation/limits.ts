@@ -14,7 +14,7 @@ export const usualPromptTokens = 2048;
 export const usualMemory = 8 * 2 ** 30;
 
 /** No token of a text in words is longer on average. What has more characters is refused before it is cut into tokens. */
-const charactersPerToken = 32;
+const charactersPerToken = 16;
 
 /** The most characters of a text that shall become so many tokens. */
 export const charactersFor = (tokens: number): number => tokens * charactersPerToken;

@@ -18,7 +18,8 @@ import {
   type BatchSize,
   type Part,
 } from "./limits.js";
-import { searchSettings, type GenerateSettings, type GenerationDefaults } from "./options.js";
+import type { GenerationDefaults } from "./generation-defaults.js";
+import { searchSettings, type GenerateSettings } from "./options.js";
 import { paddedPrompt } from "./padded-prompt.js";
 import { generateTokens, generationSteps } from "./search/generate.js";
 import type { SearchSettings } from "./search/search.js";
@@ -277,16 +278,12 @@ export class TextGenerator {
   }
 
   /** What the language model reads of a part of the rows. */
-  private async prompt(
-    { rows, softPrompts }: Start,
-    part: Part,
-    signal: AbortSignal | undefined,
-  ): Promise<Prompt> {
+  private async prompt(start: Start, part: Part, signal: AbortSignal | undefined): Promise<Prompt> {
     stopIf(signal);
     const softId = this.runner.config.image_token_index ?? undefined;
-    const soft = await softPrompts(part);
+    const soft = await start.softPrompts(part);
     checkSoftPrompts(soft);
-    return paddedPrompt(soft, rows.slice(...part), { ...this.defaults, softId });
+    return paddedPrompt(soft, start.rows.slice(...part), { ...this.defaults, softId });
   }
 }
 

@@ -2,7 +2,8 @@
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Decoder } from "../../src/generation/decoder.js";
-import { generationDefaults, searchSettings } from "../../src/generation/options.js";
+import { generationDefaults } from "../../src/generation/generation-defaults.js";
+import { searchSettings } from "../../src/generation/options.js";
 import { generateTokens } from "../../src/generation/search/generate.js";
 import { Opt, optConfigSchema } from "../../src/models/language/opt.js";
 import { Parameters } from "../../src/nn/parameters.js";

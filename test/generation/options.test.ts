@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.js";
-import { generationDefaults, searchSettings, type GenerateSettings } from "../../src/generation/options.js";
+import { generationDefaults } from "../../src/generation/generation-defaults.js";
+import { searchSettings, type GenerateSettings } from "../../src/generation/options.js";
 
 const ids = {
   model_type: "opt",
