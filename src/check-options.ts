@@ -1,6 +1,7 @@
 /** Options of the library's calls: checked by name and value, every mistake named in one error. */
 import type { z } from "zod";
 import { UserError } from "./errors.js";
+import { quoted, shortened } from "./quoted.js";
 
 /**
  * Throws one `UserError` that names every unknown option and every value that does not fit the schema of `call`.
@@ -17,7 +18,7 @@ export function checkAgainst(
   const known = Object.keys(schema.shape);
   const problems = parsed.error.issues.flatMap((issue) => {
     if (issue.code === "unrecognized_keys") {
-      return issue.keys.map((key) => `unknown option ${key}${suggestion(key, known)}`);
+      return issue.keys.map((key) => `unknown option ${shortened(key)}${suggestion(key, known)}`);
     }
     const key = issue.path.join(".");
     if (key === "") return [`an object with ${known.join(", ")} is required`];
@@ -31,7 +32,7 @@ export function checkAgainst(
 /** A value as an error shows it. */
 export function show(value: unknown): string {
   const isPlain = value === null || ["string", "number", "boolean"].includes(typeof value);
-  return isPlain ? (Number.isNaN(value) ? "NaN" : JSON.stringify(value)) : `of type ${typeof value}`;
+  return isPlain ? (Number.isNaN(value) ? "NaN" : quoted(value)) : `of type ${typeof value}`;
 }
 
 /** Names as Python writes them, and slips of one or two letters, are recognised. */

@@ -27,7 +27,7 @@ export const requiredModelOptions = {
 
 /** The folder of the model that was named: see `findModel`. Shows how far a download has come. */
 export async function modelFolder(
-  { progress, log, signal }: Context,
+  { progress, notice, signal }: Context,
   model: string,
   revision: string | undefined,
 ): Promise<string> {
@@ -35,7 +35,7 @@ export async function modelFolder(
   const folder = await findModel(model, {
     revision,
     signal,
-    onNotice: (notice) => log(`blip2: ${notice}`),
+    onNotice: notice,
     onDownload: ({ file, done, total }) =>
       progress.update({
         label: "fetch MiB",
@@ -75,7 +75,7 @@ export async function loadRetriever(
 }
 
 /** The options of loading that show on the command line how it goes. */
-export function loadingHooks({ progress, log, signal }: Context): {
+export function loadingHooks({ progress, notice, signal }: Context): {
   readonly signal: AbortSignal;
   readonly onProgress: (progress: { detail: string; step: number; total: number }) => void;
   readonly onNotice: (notice: string) => void;
@@ -85,6 +85,6 @@ export function loadingHooks({ progress, log, signal }: Context): {
     // Bytes and parts of a model say little as numbers: percent.
     onProgress: ({ detail, step, total }) =>
       progress.update({ label: detail, step: Math.floor((100 * step) / total), total: 100 }),
-    onNotice: (notice) => log(`blip2: ${notice}`),
+    onNotice: notice,
   };
 }

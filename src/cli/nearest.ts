@@ -1,5 +1,6 @@
 /** The candidate that a mistyped word most likely meant, or nothing if none is close. */
 function nearest(word: string, candidates: Iterable<string>): string | undefined {
+  if (word.length > 100) return undefined;
   let best: string | undefined;
   let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1;
   for (const candidate of candidates) {

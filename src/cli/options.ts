@@ -1,6 +1,7 @@
 /** Options and operands of a verb: declared once, from which come the parser, its errors, its types and the help. */
 import { parseArgs } from "node:util";
 import { InternalError, UserError } from "../errors.js";
+import { quoted, shortened } from "../quoted.js";
 import { suggestion } from "./nearest.js";
 
 interface OptionBase {
@@ -97,8 +98,10 @@ export function parseArguments(verb: Declaration, words: readonly string[]): Par
     declared.set(kebabCase(name), [name, option]);
   }
 
+  // parseArgs takes "-dash.png" for a row of short options, one of them -h, and long over long ones.
+  const isCluster = (word: string): boolean => /^-[^-]./su.test(word);
   const { tokens } = parseArgs({
-    args: [...words],
+    args: words.map((word) => (isCluster(word) ? "-?" : word)),
     strict: false, // our own errors name the verb, the nearest option and the values allowed
     allowPositionals: true,
     tokens: true,
@@ -119,18 +122,22 @@ export function parseArguments(verb: Declaration, words: readonly string[]): Par
   const given = new Map<string, (string | number | boolean)[]>();
   const positionals: string[] = [];
   for (const token of tokens) {
-    if (token.kind === "positional") positionals.push(token.value);
+    const word = words[token.index]!;
+    if (token.kind === "positional") positionals.push(word);
     if (token.kind !== "option") continue;
     const [name, option] = declared.get(token.name) ?? [];
+    if (isCluster(word)) return fail(lookingLikeAnOption(word, verb));
     if (name === undefined || option === undefined) {
       const hint = suggestion(token.name, declared.keys(), "--");
+      if (hint === "" && /[./\s]/.test(token.name)) return fail(lookingLikeAnOption(word, verb));
       return fail(
-        `unknown option ${token.rawName}${hint === "" ? `; blip2 ${verb.name} --help lists them` : hint}`,
+        `unknown option ${shortened(token.rawName)}${hint === "" ? `; blip2 ${verb.name} --help lists them` : hint}`,
       );
     }
     const values = given.get(name) ?? [];
     if (values.length > 0 && !("repeated" in option)) fail(`${token.rawName} is given twice`);
-    given.set(name, [...values, readValue(token, option, fail)]);
+    const value = token.value === undefined || token.inlineValue ? token.value : words[token.index + 1];
+    given.set(name, [...values, readValue({ ...token, value }, option, fail)]);
   }
 
   const options = Object.entries(verb.options).map(([name, option]) => {
@@ -147,6 +154,14 @@ export function parseArguments(verb: Declaration, words: readonly string[]): Par
     json: given.has("json"),
     help: false,
   };
+}
+
+/** For a file or a text that begins with a dash. */
+function lookingLikeAnOption(word: string, { name, operands = {} }: Declaration): string {
+  const shown = /[\s"]/.test(word) ? quoted(word) : shortened(word);
+  const unknown = `${shown} looks like an option, and there is none of this name`;
+  if (Object.keys(operands).length === 0) return `${unknown}; blip2 ${name} --help lists them`;
+  return `${unknown}; a file is given as ./${shown.replace(/^"|"$/g, "")}, and any operand behind --, as in -- ${shown}`;
 }
 
 interface OptionToken {
@@ -171,7 +186,7 @@ function readValue(token: OptionToken, option: Option, fail: Fail): string | num
   const { min = -Infinity, max = Infinity } = option;
   const isKind = option.type === "integer" ? Number.isSafeInteger(number) : Number.isFinite(number);
   if (isKind && number >= min && number <= max) return number;
-  return fail(`${rawName} must be ${describeRange(option.type, min, max)}, not "${value}"`);
+  return fail(`${rawName} must be ${describeRange(option.type, min, max)}, not ${quoted(value)}`);
 }
 
 function describeRange(type: "number" | "integer", min: number, max: number): string {
@@ -183,7 +198,9 @@ function describeRange(type: "number" | "integer", min: number, max: number): st
 
 function readChoice(what: string, value: string, choices: readonly string[], fail: Fail): string {
   if (choices.includes(value)) return value;
-  return fail(`${what} must be one of ${choices.join(", ")}, not "${value}"${suggestion(value, choices)}`);
+  return fail(
+    `${what} must be one of ${choices.join(", ")}, not ${quoted(value)}${suggestion(value, choices)}`,
+  );
 }
 
 function readOperands(
@@ -200,7 +217,7 @@ function readOperands(
     if (choices !== undefined) taken.forEach((word) => readChoice(label, word, choices, fail));
     return [name, repeated ? taken : taken[0]];
   });
-  if (rest.length > 0) fail(`unexpected operand "${rest[0]}"`);
+  if (rest.length > 0) fail(`unexpected operand ${quoted(rest[0])}`);
   return Object.fromEntries(values);
 }
 

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import type { Readable, Writable } from "node:stream";
 import { InternalError, InterruptedError, UserError } from "../errors.js";
+import { shortened } from "../quoted.js";
 import { generalHelp, verbHelp } from "./help.js";
 import { suggestion } from "./nearest.js";
 import { parseArguments, type Arguments, type Operands, type Options } from "./options.js";
@@ -32,6 +33,7 @@ export class ReaderGoneError extends InterruptedError {
 export async function runCommandLine(commandLine: CommandLine): Promise<number> {
   const { stdout, stderr, env, signal } = commandLine;
   const progress = createProgress({ stderr, mode: env["BLIP2_PROGRESS"] });
+  const shown = withoutLongWords(commandLine.words);
   try {
     const [verb, words] = await pickVerb(commandLine);
     if (verb === undefined) {
@@ -46,7 +48,13 @@ export async function runCommandLine(commandLine: CommandLine): Promise<number> 
     const output = createOutput({ json, stdout, beforeWrite: () => progress.clear() });
     const log = (line: string): void => {
       progress.clear();
-      stderr.write(`${line}\n`);
+      stderr.write(`${shown(line)}\n`);
+    };
+    const noticed = new Set<string>();
+    const notice = (sentence: string): void => {
+      // One command may load a model, or its parts, several times.
+      if (!noticed.has(sentence)) log(`blip2: ${sentence}`);
+      noticed.add(sentence);
     };
     // The parser went by the verb's own declaration, from which its argument types come too.
     const context: Context = {
@@ -60,6 +68,7 @@ export async function runCommandLine(commandLine: CommandLine): Promise<number> 
       output,
       progress,
       log,
+      notice,
       signal,
     };
     const code = await verb.run(context, args as Arguments<Options, Operands>);
@@ -70,9 +79,9 @@ export async function runCommandLine(commandLine: CommandLine): Promise<number> 
   } catch (error) {
     progress.clear();
     if (signal.reason instanceof ReaderGoneError) return 0;
-    const { code, sentence } = describeFailure(error, signal);
+    const { code, sentence } = describeFailure(error, signal, shown);
     stderr.write(`blip2: ${sentence}\n`);
-    if (env["BLIP2_DEBUG"] === "1" && error instanceof Error) stderr.write(`${error.stack ?? ""}\n`);
+    if (env["BLIP2_DEBUG"] === "1" && error instanceof Error) stderr.write(`${shown(error.stack ?? "")}\n`);
     return code;
   }
 }
@@ -94,7 +103,7 @@ async function pickVerb({ words, verbs: known = verbs }: CommandLine): Promise<P
   const remedy = hint === "" ? "; blip2 --help lists the verbs" : hint;
   if (name === undefined) throw new UserError(`a verb is missing${remedy}`, { exitCode: 2 });
   const kind = name.startsWith("-") ? "option" : "verb";
-  throw new UserError(`unknown ${kind} ${name}${remedy}`, { exitCode: 2 });
+  throw new UserError(`unknown ${kind} ${shortened(name)}${remedy}`, { exitCode: 2 });
 }
 
 function packageVersion(): string {
@@ -102,9 +111,32 @@ function packageVersion(): string {
   return (JSON.parse(text) as { version: string }).version;
 }
 
-function describeFailure(error: unknown, signal: AbortSignal): { code: number; sentence: string } {
+/** What is written to people repeats no long word of the command line whole: they know it, and it would hide the sentence. */
+function withoutLongWords(words: readonly string[]): (text: string) => string {
+  const long = words
+    .flatMap((word) => [word, /^--[\w-]+=(.*)$/su.exec(word)?.[1] ?? ""])
+    .filter((word) => shortened(word) !== word)
+    // The longest first, as one may be a part of another.
+    .sort((a, b) => b.length - a.length);
+  return (text) =>
+    long.reduce(
+      (rest, word) =>
+        rest
+          .replaceAll(word, () => shortened(word))
+          .replaceAll(JSON.stringify(word).slice(1, -1), () => JSON.stringify(shortened(word)).slice(1, -1)),
+      text,
+    );
+}
+
+function describeFailure(
+  error: unknown,
+  signal: AbortSignal,
+  shown: (text: string) => string,
+): { code: number; sentence: string } {
   if (signal.aborted || error instanceof InterruptedError) return { code: 130, sentence: "interrupted" };
-  const message = (error instanceof Error ? error.message : String(error)).trim().replace(/\s*\n\s*/g, " ");
+  const message = shown(error instanceof Error ? error.message : String(error))
+    .trim()
+    .replace(/\s*\n\s*/g, " ");
   if (error instanceof UserError) return { code: error.exitCode, sentence: message };
   // "ENOSPC: no space left on device, write": the system's own sentence says it well
   const isSystem = error instanceof Error && "syscall" in error;

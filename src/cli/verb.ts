@@ -15,6 +15,8 @@ export interface Context {
   readonly progress: Progress;
   /** A remark for people, one line on stderr. */
   readonly log: (line: string) => void;
+  /** What a library call remarks, each sentence once. */
+  readonly notice: (sentence: string) => void;
   /** Aborted by Ctrl-C and by a reader of stdout that has gone away. Pass it on to everything that takes long. */
   readonly signal: AbortSignal;
 }

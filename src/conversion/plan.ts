@@ -3,6 +3,7 @@
  * config.json, and where each of its tensors comes from.
  */
 import { UserError } from "../errors.js";
+import { quoted } from "../quoted.js";
 import { fuseBiases } from "../checkpoints/fused-biases.js";
 import type { JsonObject } from "../files/json-file.js";
 import type { LazyTensor } from "../checkpoints/safetensors.js";
@@ -218,7 +219,7 @@ async function languagePart(
   const type = source.config?.["model_type"];
   if (source.config === undefined || type !== kind)
     throw new UserError(
-      `${folder}: a folder of ${what} is required, its model_type is ${JSON.stringify(type ?? null)}`,
+      `${folder}: a folder of ${what} is required, its model_type is ${quoted(type ?? null)}`,
     );
   const { tensors, leftOut } = languageTensors(source, kind, source.config);
   const { torch_dtype: _old, dtype: _new, transformers_version: _version, ...config } = source.config;

@@ -1,5 +1,6 @@
 /** How questions are put to a language model, and how LAVIS searches for their answers. */
 import { UserError } from "../errors.js";
+import { quoted } from "../quoted.js";
 import { familyOf, type FamilyName } from "../models/language/families.js";
 import type { GenerateSettings } from "./options.js";
 
@@ -38,7 +39,7 @@ export function questionPrompt(format: string, question: string, before: readonl
   const [start, end, ...rest] = format.split("{}");
   if (end === undefined || rest.length > 0) {
     throw new UserError(
-      `the format of a question is ${JSON.stringify(format)}; it needs {} once, where the question goes`,
+      `the format of a question is ${quoted(format)}; it needs {} once, where the question goes`,
     );
   }
   const asked = (text: string): string => `${start}${text.trim()}${end}`;

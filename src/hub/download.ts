@@ -66,16 +66,21 @@ async function fetchRest(connection: HubConnection, url: URL, part: PartialFile)
   const { name, size } = part.file;
   await connection.repeated(
     url,
-    async (arrived) => {
+    async (progressed) => {
       const from = part.position;
       await connection.request(
         url,
         from > 0 ? { headers: { range: `bytes=${from}-` } } : {},
         async ({ status, headers }, nextBytes) => {
           const range = headers.get("content-range");
+          refusePage(connection, url, part.file, headers);
           if (status === 200) {
             // The server knows no ranges: all of it comes again.
             await part.restart();
+          } else if (isCompressed(headers)) {
+            // Positions in compressed bytes are none in the file.
+            await part.restart();
+            throw connection.broken(`${url.host} compressed a part of ${name}`);
           } else if (status === 416 || range?.startsWith(`bytes ${from}-`) !== true) {
             await part.restart();
             throw connection.broken(
@@ -89,8 +94,8 @@ async function fetchRest(connection: HubConnection, url: URL, part: PartialFile)
                 `${name} from ${url.host} is longer than the ${size} bytes that the hub lists; try again, or another mirror with HF_ENDPOINT`,
               );
             }
-            await part.append(bytes);
-            arrived(bytes.length);
+            // From a server that knows no ranges the same bytes may come again and again.
+            progressed(await part.append(bytes));
           }
         },
         (status) => status === 200 || status === 206 || status === 416,
@@ -101,9 +106,29 @@ async function fetchRest(connection: HubConnection, url: URL, part: PartialFile)
   );
 }
 
+/** Some networks and mirrors answer with a page of their own, to log in or to say what is wrong. */
+function refusePage(
+  connection: HubConnection,
+  { host }: URL,
+  { name, size }: HubFile,
+  headers: Headers,
+): void {
+  if (!/^text\/html\b/i.test(headers.get("content-type") ?? "")) return;
+  if (headers.get("content-length") === String(size)) return;
+  throw connection.failure(
+    `${host} answered with a web page instead of ${name}; see whether this network wants a login, or check HF_ENDPOINT`,
+  );
+}
+
+function isCompressed(headers: Headers): boolean {
+  return !["", "identity"].includes((headers.get("content-encoding") ?? "").trim().toLowerCase());
+}
+
 /** What has arrived of a file, and the hash of that. */
 class PartialFile {
   position = 0;
+  /** The furthest position there has been. */
+  private reached = 0;
   private hash: Hash;
 
   constructor(
@@ -129,6 +154,7 @@ class PartialFile {
       this.hash.update(buffer.subarray(0, bytesRead));
       this.position += bytesRead;
     }
+    this.reached = this.position;
     this.onBytes(this.position);
   }
 
@@ -139,7 +165,8 @@ class PartialFile {
     this.onBytes(0);
   }
 
-  async append(bytes: Uint8Array): Promise<void> {
+  /** Returns how many of the bytes lie beyond all that had arrived before. */
+  async append(bytes: Uint8Array): Promise<number> {
     for (let done = 0; done < bytes.length;) {
       const { bytesWritten } = await onDisk(this.path, () =>
         this.handle.write(bytes, done, bytes.length - done, this.position + done),
@@ -149,6 +176,9 @@ class PartialFile {
     this.hash.update(bytes);
     this.position += bytes.length;
     this.onBytes(this.position);
+    const before = this.reached;
+    this.reached = Math.max(before, this.position);
+    return this.reached - before;
   }
 
   digest(): string {

@@ -1,5 +1,6 @@
 /** Which files of a model on the hub are needed to run it, and whether the cache has them. */
 import { UserError } from "../errors.js";
+import { quoted } from "../quoted.js";
 import type { RepositoryCache } from "./cache.js";
 import type { HubFile } from "./download.js";
 import { readJsonObject } from "../files/json-file.js";
@@ -27,6 +28,9 @@ const optionalNames = [
   "added_tokens.json",
   ...tokenizerSets.flat(),
 ];
+
+/** Of a file beside the weights; what reads them takes no more. */
+const mostSmallBytes = 100_000_000;
 
 /** What to fetch first. If `index` is among it, the shards that it names come next. */
 export interface Choice {
@@ -58,6 +62,12 @@ export function chooseFiles(listing: ReadonlyMap<string, HubFile>, where: string
   );
   const small = optional.flatMap((name) => listing.get(name) ?? []);
   const absent = [...optional, weightsName, indexName].filter((name) => !listing.has(name));
+  for (const { name, size } of [config, ...small, ...(weights === index ? [index] : [])]) {
+    if (size > mostSmallBytes)
+      throw new UserError(
+        `${where}: a ${name} of at most ${mostSmallBytes} bytes is required, the hub lists ${size}; choose another model, or check HF_ENDPOINT`,
+      );
+  }
   return { files: [config, ...small, weights], absent, ...(weights === index && { index }) };
 }
 
@@ -70,9 +80,7 @@ export async function shardsOf(
   return (await shardNames(indexPath)).map((name) => {
     const file = listing.get(name);
     if (file === undefined) {
-      throw new UserError(
-        `${where}: ${indexName} names ${JSON.stringify(name)}, which the model does not have`,
-      );
+      throw new UserError(`${where}: ${indexName} names ${quoted(name)}, which the model does not have`);
     }
     return file;
   });

@@ -7,7 +7,8 @@
  */
 import { realpath, rename, statfs } from "node:fs/promises";
 import { z } from "zod";
-import { UserError } from "../errors.js";
+import { InterruptedError, UserError } from "../errors.js";
+import { quoted } from "../quoted.js";
 import { recoverFolder } from "../files/atomic-write.js";
 import { isCommit, RepositoryCache, sizeIfThere } from "./cache.js";
 import { downloadFile, onDisk, type HubFile } from "./download.js";
@@ -30,7 +31,7 @@ export interface HubOptions {
   readonly revision?: string | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onDownload?: ((report: DownloadReport) => void) | undefined;
-  /** One sentence that people should see. Default: a warning of the process. */
+  /** One sentence that people should see. Default: a warning of the process, each once. */
   readonly onNotice?: ((notice: string) => void) | undefined;
 }
 
@@ -76,7 +77,7 @@ function checkRevision(name: string, revision: string | undefined): void {
   // It becomes a path in the cache and an address.
   if (words.every((word) => /^\w[\w.+@-]*$/.test(word) && !word.includes(".."))) return;
   throw new UserError(
-    `${name}: a branch, a tag or a commit is required as revision, got ${JSON.stringify(revision)}`,
+    `${name}: a branch, a tag or a commit is required as revision, got ${quoted(revision)}`,
   );
 }
 
@@ -93,6 +94,18 @@ const listed = z.object({
   lfs: z.object({ oid: hash, size: z.int().nonnegative() }).optional(),
 });
 
+const warned = new Set<string>();
+
+/** A warning of the process, the same one once however many models are loaded. */
+function warnOnce(notice: string): void {
+  if (warned.has(notice)) return;
+  warned.add(notice);
+  process.emitWarning(notice);
+}
+
+/** A listing of more pages, of a thousand files each, is taken for one without an end. */
+const mostPages = 100;
+
 class Snapshot {
   private readonly cache: RepositoryCache;
   private readonly connection: HubConnection;
@@ -106,7 +119,7 @@ class Snapshot {
   ) {
     this.cache = new RepositoryCache(settings.cache, id);
     this.connection = new HubConnection(settings, { id, revision }, options.signal);
-    this.notice = options.onNotice ?? ((notice) => process.emitWarning(notice));
+    this.notice = options.onNotice ?? warnOnce;
   }
 
   async find(): Promise<string> {
@@ -155,15 +168,30 @@ class Snapshot {
   private async currentCommit(): Promise<string> {
     const { modelInfo } = await import("@huggingface/hub");
     const { sha } = await this.answer(() => modelInfo({ ...this.request, additionalFields: ["sha"] }));
-    if (typeof sha === "string" && isCommit(sha)) return sha;
-    throw this.connection.failure(`${this.settings.endpoint} names no commit; check HF_ENDPOINT`);
+    const { endpoint } = this.settings;
+    if (typeof sha !== "string" || !isCommit(sha))
+      throw this.connection.failure(`${endpoint} names no commit; check HF_ENDPOINT`);
+    if (isCommit(this.revision) && sha !== this.revision)
+      throw this.connection.failure(`${endpoint} offers another commit, ${sha}; check HF_ENDPOINT`);
+    return sha;
   }
 
   private async listing(commit: string): Promise<Map<string, HubFile>> {
     const { listFiles } = await import("@huggingface/hub");
     const files = new Map<string, HubFile>();
+    const asked = new Set<string>();
+    const nextPage: typeof fetch = async (address, init) => {
+      const url = String(address instanceof Request ? address.url : address);
+      if (asked.has(url) || asked.size === mostPages)
+        throw this.connection.failure(
+          `${this.settings.endpoint} lists files without an end (page ${asked.size + 1}${asked.has(url) ? " again" : ""}); check HF_ENDPOINT`,
+        );
+      asked.add(url);
+      return this.connection.fetch(address, init);
+    };
     await this.answer(async () => {
-      for await (const entry of listFiles({ ...this.request, repo: this.id, revision: commit })) {
+      const request = { ...this.request, repo: this.id, revision: commit, fetch: nextPage };
+      for await (const entry of listFiles(request)) {
         const { type, path, size, oid, lfs } = listed.parse(entry);
         const etag = lfs?.oid ?? oid;
         // Only these can be needed, and as paths only these are harmless.
@@ -185,8 +213,7 @@ class Snapshot {
     try {
       return await ask();
     } catch (error) {
-      if (!(error instanceof SyntaxError || error instanceof TypeError || error instanceof z.ZodError))
-        throw error;
+      if (error instanceof UserError || error instanceof InterruptedError) throw error;
       const { endpoint } = this.settings;
       throw this.connection.failure(`${endpoint} does not answer as a hub does; check HF_ENDPOINT`, {
         cause: error,

@@ -24,22 +24,29 @@ class BrokenError extends Error {
   }
 }
 
+/** No answer about a model is larger, nor are all answers about one together; a listing holds a thousand files a page. */
+const mostAnswerBytes = 2 ** 26;
+const longestPause = 60_000; // ms
+/** What setTimeout takes: 24 days. It fires at once for more. */
+const longestTimeout = 2 ** 31 - 1; // ms
+/** After so much progress, an interruption counts as the first again. */
+const goodProgress = 2 ** 20;
+/** A body counts as broken where less arrives in `dripPeriods` times the timeout: a drip would never end, and never be silent. */
+const leastProgress = 2 ** 16;
+const dripPeriods = 4;
+
 /** What is being asked for, to be named in errors. */
 export interface Wanted {
   readonly id: string;
   readonly revision: string;
 }
 
-/** No answer about a model is larger; a file listing of the hub holds a thousand entries a page. */
-const mostAnswerBytes = 2 ** 26;
-const longestPause = 60_000; // ms
-/** After so much has arrived, an interruption counts as the first again. */
-const goodProgress = 2 ** 20;
-
 /** `settings` with everything that a request needs beside its address. */
 export class HubConnection {
   /** Whether a server has answered at all. */
   private isReached = false;
+  /** In all answers to `fetch` together. */
+  private answerBytes = 0;
 
   constructor(
     readonly settings: HubSettings,
@@ -57,10 +64,9 @@ export class HubConnection {
     await this.repeated(url, async () => {
       await this.request(url, init, async (response, nextBytes) => {
         const parts: Uint8Array[] = [];
-        let length = 0;
         for (let part = await nextBytes(); part !== undefined; part = await nextBytes()) {
-          length += part.length;
-          if (length > mostAnswerBytes) throw this.failure(`${url.host} answered without an end`);
+          this.answerBytes += part.length;
+          if (this.answerBytes > mostAnswerBytes) throw this.failure(`${url.host} answered without an end`);
           parts.push(part);
         }
         answer = new Response(Buffer.concat(parts), { status: response.status, headers: response.headers });
@@ -70,12 +76,12 @@ export class HubConnection {
   };
 
   /**
-   * Calls `work` until it succeeds, at most `retries` more times; `work` reports the bytes that have arrived.
-   * Throws `UnreachableError` after the last, with a further remedy.
+   * Calls `work` until it succeeds, at most `retries` more times; `work` reports progress in bytes: those that no earlier
+   * try had brought. Throws `UnreachableError` after the last, with a further remedy.
    */
   async repeated(
     url: URL,
-    work: (arrived: (bytes: number) => void) => Promise<void>,
+    work: (progressed: (bytes: number) => void) => Promise<void>,
     remedy?: string,
   ): Promise<void> {
     const { retries, pause } = this.settings;
@@ -86,10 +92,12 @@ export class HubConnection {
       } catch (error) {
         if (!(error instanceof BrokenError)) throw error;
         if (bytes >= goodProgress) failures = 1;
-        // Without a network nobody shall wait long for the copy in the cache.
-        if (failures > (this.isReached ? retries : Math.min(1, retries))) {
+        // Without a network nobody shall wait long for the copy in the cache, and nobody comes back before the time asked for.
+        const most = this.isReached ? retries : Math.min(1, retries);
+        if (failures > most || error.wait > longestPause) {
+          const tries = failures === 1 ? "1 try" : `${failures} tries`;
           throw new UnreachableError(
-            `${this.named}: cannot be fetched from ${url.host} (${error.message}, ${failures} tries); check the network, ` +
+            `${this.named}: cannot be fetched from ${url.host} (${error.message}, ${tries}); check the network, ` +
               `or choose a mirror with HF_ENDPOINT${remedy === undefined ? "" : `; ${remedy}`}`,
             { cause: error },
           );
@@ -115,15 +123,16 @@ export class HubConnection {
     const silence = new AbortController();
     const stop = (): void => silence.abort();
     this.signal?.addEventListener("abort", stop);
+    const timeout = Math.min(this.settings.timeout, longestTimeout);
     let timer: NodeJS.Timeout | undefined;
     /** Waits for the server, but not for ever. */
     const heard = async <T>(answer: Promise<T>): Promise<T> => {
-      timer = setTimeout(stop, this.settings.timeout);
+      timer = setTimeout(stop, timeout);
       try {
         return await answer;
       } catch (error) {
         if (this.signal?.aborted) throw stopped();
-        const silent = `silent for ${this.settings.timeout / 1000} s`;
+        const silent = `silent for ${timeout / 1000} s`;
         throw new BrokenError(silence.signal.aborted ? silent : reasonOf(error));
       } finally {
         clearTimeout(timer);
@@ -134,10 +143,22 @@ export class HubConnection {
         fetch(url, { ...init, headers: this.headers(url, init), signal: silence.signal }),
       );
       this.isReached = true;
+      if (url.protocol === "https:" && response.url.startsWith("http:")) {
+        throw this.failure(
+          `${url.host} leads from https to the unprotected ${new URL(response.url).origin}, which is not followed; check HF_ENDPOINT`,
+        );
+      }
       if (!isGood(response.status)) throw this.refusal(response);
       const reader = response.body?.getReader();
+      let [since, arrived] = [performance.now(), 0];
       await read(response, async () => {
         const part = reader && (await heard(reader.read()));
+        arrived += part?.value?.length ?? 0;
+        const spent = performance.now() - since;
+        if (arrived >= leastProgress) [since, arrived] = [performance.now(), 0];
+        else if (part?.done === false && spent > dripPeriods * timeout) {
+          throw new BrokenError(`only ${arrived} bytes in ${Math.round(spent / 1000)} s`);
+        }
         return part?.value;
       });
     } finally {
@@ -188,7 +209,9 @@ export class HubConnection {
     const page = `${endpoint}/${id}`;
     if (status === 408 || status === 429 || status >= 500) {
       const asked = status === 429 ? "too many requests (429)" : `status ${status}`;
-      return new BrokenError(asked, 1000 * (Number(headers.get("retry-after")) || 0));
+      const wait = waitOf(headers.get("retry-after"));
+      const wish = wait > longestPause ? `, to be asked again in ${Math.ceil(wait / 1000)} s` : "";
+      return new BrokenError(asked + wish, wait);
     }
     if (code === "RevisionNotFound") {
       return this.failure(
@@ -216,6 +239,14 @@ export class HubConnection {
     }
     return this.failure(`${endpoint} refuses the request (status ${status})`);
   }
+}
+
+/** Milliseconds that a Retry-After header asks for, in seconds or as a date; 0 if it says nothing that can be read. */
+function waitOf(header: string | null): number {
+  if (header === null || header.trim() === "") return 0;
+  const seconds = Number(header);
+  const wait = Number.isNaN(seconds) ? Date.parse(header) - Date.now() : 1000 * seconds;
+  return wait > 0 ? wait : 0;
 }
 
 function stopped(): InterruptedError {

@@ -8,6 +8,7 @@ import type { TensorFile } from "../checkpoints/safetensors.js";
 import { renamedTensors, visitFloat32 } from "../checkpoints/tensor-views.js";
 import type { FrozenWeights } from "../engine/index.js";
 import { UserError } from "../errors.js";
+import { quoted } from "../quoted.js";
 import { checkJson } from "../json.js";
 import {
   familyNamed,
@@ -62,7 +63,7 @@ export async function openFrozenLanguageModel(
   const problems = family
     .rules(config)
     .flatMap(([key, value, fits, required]) =>
-      fits ? [] : [`${key} is ${JSON.stringify(value)}: ${required} is required`],
+      fits ? [] : [`${key} is ${quoted(value)}: ${required} is required`],
     );
   if (problems.length > 0) throw new UserError(`${where}: ${problems.join("; ")}`);
   const file = renamedTensors(weights, (name) =>

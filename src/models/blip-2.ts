@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { UserError } from "../errors.js";
+import { quoted } from "../quoted.js";
 import type { Parameters } from "../nn/parameters.js";
 import { SecondStage } from "./blip-2-bridge.js";
 import { familyNames, familyOf, languageConfigSchema, type ConfigRule } from "./language/families.js";
@@ -82,7 +83,7 @@ function refusals(config: Blip2Config): string[] {
     ...family.rules(text).map(([key, ...rest]): ConfigRule => [`text_config.${key}`, ...rest]),
   ];
   return rules.flatMap(([key, value, fits, required]) =>
-    fits ? [] : [`${key} is ${JSON.stringify(value)}: ${required} is required`],
+    fits ? [] : [`${key} is ${quoted(value)}: ${required} is required`],
   );
 }
 
@@ -115,7 +116,7 @@ export function blip2Config(json: unknown, where = "config.json"): Blip2Config {
       json,
     );
     const why = remedies[key] ?? message;
-    return key === "" ? why : `${key} is ${value === undefined ? "missing" : JSON.stringify(value)}: ${why}`;
+    return key === "" ? why : `${key} is ${value === undefined ? "missing" : quoted(value)}: ${why}`;
   });
   throw new UserError(`${where}: ${problems.join("; ")}`);
 }

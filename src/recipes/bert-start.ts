@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { toFloat32 } from "../float16.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
 import { UserError } from "../errors.js";
+import { quoted } from "../quoted.js";
 import type { HostTensor } from "../host-tensor.js";
 
 /** Names of a Q-Former -> BERT's, in the order in which they are tried. */
@@ -42,7 +43,7 @@ export async function startFromBert(
   const { weights: file, config } = await readModelFolder(folder);
   if (config["model_type"] !== "bert") {
     throw new UserError(
-      `${join(folder, "config.json")}: model_type is ${JSON.stringify(config["model_type"] ?? null)}; "bert" is required to start a Q-Former`,
+      `${join(folder, "config.json")}: model_type is ${quoted(config["model_type"] ?? null)}; "bert" is required to start a Q-Former`,
     );
   }
   // As stored by BertModel or by a class around it, with the names of today or those of TensorFlow.

@@ -73,6 +73,14 @@ describe("parsing", () => {
     expect(parse("--what --count nothing -h").help).toBe(true);
   });
 
+  test.each(["-h", "--help", "stage1 -h a.png", "stage1 --help"])("gives help for %s", (line) => {
+    expect(parse(line).help).toBe(true);
+  });
+
+  test.each(["stage1 --out x -- -h", "stage1 --out x -- --help"])("gives none for %s", (line) => {
+    expect(parse(line)).toMatchObject({ help: false, operands: { image: [line.split(" ").at(-1)] } });
+  });
+
   test("implies the types of the values", () => {
     type Parsed = Arguments<typeof options, typeof operands>;
     expectTypeOf<Parsed["options"]["out"]>().toEqualTypeOf<string>();
@@ -114,6 +122,41 @@ describe("mistakes", () => {
     ["stage3 --out x", 'make: STAGE must be one of stage1, stage2, not "stage3"; did you mean stage1?'],
   ])("%s", (line, message) => {
     expect(problem(line)).toBe(message);
+  });
+
+  // "-dash.png" is -d, -a, -s, -h and so on to Node's parser, and -h asks for help.
+  test.each(["-dash.png", "-h.png", "-hh", "-qh", "-photo.jpg", "-😀h", "--dash.png", "--a/b"])(
+    "%s, which looks like an option",
+    (word) => {
+      const expected = `make: ${word} looks like an option, and there is none of this name; a file is given as ./${word}, and any operand behind --, as in -- ${word}`;
+      expect(problem(`stage1 --out x ${word}`)).toBe(expected);
+      expect(problem(word)).toBe(expected);
+      expect(parse(`stage1 --out x ./${word}`).operands).toMatchObject({ image: [`./${word}`] });
+      expect(parse(`stage1 --out x -- ${word}`).operands).toMatchObject({ image: [word] });
+    },
+  );
+
+  test("a text that looks like an option, and one for a verb without operands", () => {
+    const words = ["stage1", "--out", "x", "-what is this?"];
+    expect(() => parseArguments({ name: "make", options, operands }, words)).toThrow(
+      'make: "-what is this?" looks like an option',
+    );
+    expect(() => parseArguments({ name: "doctor", options: {} }, ["-dash"])).toThrow(
+      "doctor: -dash looks like an option, and there is none of this name; blip2 doctor --help lists them",
+    );
+  });
+
+  test.each([
+    "LONG --out x",
+    "stage1 --out x --LONG",
+    "stage1 --out x -LONG",
+    "stage1 --out x --count LONG",
+    "stage1 --out x --precision LONG",
+    "stage1 --out x --rate=LONG",
+  ])("%s shows a long word cut", (line) => {
+    const message = problem(line.replaceAll("LONG", "y".repeat(100_000)));
+    expect(message.length).toBeLessThan(1000);
+    expect(message).toContain("y".repeat(150));
   });
 
   test("an operand that nobody asked for", () => {

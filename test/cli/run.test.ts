@@ -137,6 +137,43 @@ describe("exit codes", () => {
     expect([code, stderr]).toEqual([1, "blip2: ENOSPC: no space left on device, write\n"]);
   });
 
+  test("a notice is shown once", async () => {
+    const verb = withVerb(async ({ notice }) => {
+      for (const sentence of ["a", "b", "a", "a"]) notice(sentence);
+    });
+    expect((await blip2(["work"], verb)).stderr).toBe("blip2: a\nblip2: b\n");
+  });
+
+  test("no long word of the command line is repeated whole, however a failure quotes it", async () => {
+    const long = `a "picture"\nof ${"it ".repeat(20_000)}`;
+    const shown = /a \\?"picture\\?"/;
+    for (const message of [`${long}: no`, `got ${JSON.stringify(long)}`, `/folder/${long}/config.json: no`]) {
+      for (const given of [long, `--prompt=${long}`]) {
+        const work = defineVerb({
+          name: "work",
+          summary: "do something",
+          operands: { text: { repeated: true, optional: true, help: "texts" } },
+          options: { prompt: { type: "string", help: "a text" } },
+          jsonKeys: {},
+          run: async ({ log }) => {
+            log(`blip2: ${message}`);
+            throw new UserError(message);
+          },
+        });
+        const { code, stderr } = await blip2(["work", given], {
+          verbs: { work: async () => work },
+          env: { BLIP2_DEBUG: "1" },
+        });
+        expect(code).toBe(1);
+        expect(stderr.length).toBeLessThan(5000);
+        expect(stderr).toMatch(shown);
+        expect(stderr).toContain("...");
+      }
+    }
+    const { stderr } = await blip2([long]);
+    expect(stderr.length).toBeLessThan(1000);
+  });
+
   test("1 and a request to report it for a bug, with the stack on demand", async () => {
     const words = ["work"];
     const { code, stderr } = await blip2(words, failing(new TypeError("x is not a function")));

@@ -2,6 +2,8 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { input, ops } from "../../src/engine/index.js";
 import type { HostTensor } from "../../src/host-tensor.js";
+import { UserError } from "../../src/errors.js";
+import { blip2Config } from "../../src/models/blip-2.js";
 import { FirstStage, SecondStage } from "../../src/models/blip-2-bridge.js";
 import { Blip2VisionModel, blip2VisionConfigSchema } from "../../src/models/vision/blip-2-vision.js";
 import { Opt, optConfigSchema } from "../../src/models/language/opt.js";
@@ -46,6 +48,20 @@ function parts(config: Config) {
 
 /** The text part of ids or a mask that begin with image tokens. */
 const textOf = (tensor: HostTensor, imageTokens: number) => sliceOf(tensor, 1, imageTokens, tensor.dims[1]!);
+
+it("shows a long value of a config cut", () => {
+  const long = "x".repeat(100_000);
+  for (const json of [
+    { model_type: long },
+    { model_type: "blip-2", text_config: { model_type: long } },
+    { model_type: "blip-2", text_config: { model_type: "opt", num_hidden_layers: long } },
+    { model_type: "blip-2", num_query_tokens: [long] },
+  ]) {
+    const problem = (): unknown => blip2Config(json);
+    expect(problem).toThrow(UserError);
+    expect(problem).toThrow(/^.{1,4000}$/);
+  }
+});
 
 describe.each(goldenNames("models", "retrieval"))("%s", async (name) => {
   const golden = await readGoldenCase<Config>("models", name);
