@@ -2,95 +2,36 @@
  * Comparing pictures with texts, as callers use it (paper section 4.4). Two measures: the contrastive similarity of
  * two embeddings, cheap and made for indexes, and the matching head, which looks at picture and text together.
  */
-import { findModel } from "../hub/hub.js";
+import { show } from "../check-options.js";
 import { readModelFolder } from "../checkpoints/model-folder.js";
 import type { Device } from "../engine/index.js";
 import { openDevice } from "../engine/node.js";
 import { stopIf, UserError } from "../errors.js";
 import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
+import { findModel } from "../hub/hub.js";
 import { loadImage, type ImageSource } from "../images/load-image.js";
 import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
 import type { ImageAttention, MatchingAttention } from "../models/attention-maps.js";
 import { retrievalConfig, type RetrievalConfig } from "../models/blip-2-retrieval.js";
 import { imageAttention } from "../models/cross-attention.js";
 import { sizedVision } from "../loading/picture-size.js";
-import { floats, integers, requireDims, withoutImageTokens, type RawTensor } from "../raw-tensors.js";
-import { loadTokenizer, type EncodedBatch, type TextTokenizer } from "../text/tokenizer.js";
+import { OpenCalls } from "../open-calls.js";
+import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
+import type {
+  EncodedPair,
+  ImageTextMatch,
+  ImageTextPair,
+  ImageTextScore,
+  RankedText,
+  RetrieverForwardInputs,
+  RetrieverForwardOutputs,
+} from "./calls.js";
+import { EncodedImage } from "./encoded-image.js";
+import { forwardPass } from "./forward.js";
 import { checkRetrieverOptions, type RetrieverLoadOptions, type RetrieverRunOptions } from "./options.js";
 import { RetrievalRunner } from "./retrieval-runner.js";
-
-export interface ImageTextScore {
-  /** Contrastive similarity: the cosine of the text and the best of the picture's queries. No temperature divides it. */
-  readonly itc: number;
-  /** The matching head's logit for "they belong together", the mean over the queries. */
-  readonly itmLogit: number;
-  /** The head's probability of that: softmax over the mean logits of its two classes. */
-  readonly itmProbability: number;
-}
-
-/** A text among others, by how near it is to a picture. */
-export interface RankedText {
-  readonly text: string;
-  /** Its place among the texts that were given. */
-  readonly index: number;
-  /** Contrastive similarity, as in `ImageTextScore`. */
-  readonly itc: number;
-}
-
-/** A picture that the vision model has seen, from `encodeImages`. Stands for the picture wherever one is taken. */
-export class EncodedImage {
-  /** @internal */
-  constructor(
-    private readonly owner: object,
-    /** Rows of unit length, one per query, [Q, E]. */
-    readonly embedding: Float32Array,
-    private readonly features: Float32Array,
-  ) {}
-
-  /** @internal The vision model's features before the norm, [P, D_img]. */
-  featuresOf(owner: object): Float32Array {
-    if (owner === this.owner) return this.features;
-    throw new UserError("image: this picture was encoded by another retriever; encode it with this one");
-  }
-}
-
-export interface ImageTextPair {
-  readonly image: ImageSource | EncodedImage;
-  readonly text: string;
-}
-
-interface EncodedPair {
-  readonly image: EncodedImage;
-  readonly text: string;
-}
-
-type ImageTextMatch = Pick<ImageTextScore, "itmLogit" | "itmProbability">;
-
-export interface RetrieverForwardInputs {
-  /** [B, 3, S, S] */
-  readonly pixelValues: RawTensor;
-  /** [N, Q + T]: Q times the image token, then the text; the text alone where the config names no image token. */
-  readonly inputIds: RawTensor;
-  /** Of the shape of `inputIds`; ones if absent. */
-  readonly attentionMask?: RawTensor | undefined;
-  /** True: matching, for which N must be B. False (the default): contrast of all pictures with all texts. */
-  readonly useImageTextMatchingHead?: boolean | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** As `Blip2ForImageTextRetrieval` of transformers; all float32. */
-export interface RetrieverForwardOutputs {
-  /** Contrast: cosines [B, N]. Matching: mean logits [B, 2], "they belong together" second. */
-  readonly logitsPerImage: HostTensor;
-  /** Its transpose. */
-  readonly logitsPerText: HostTensor;
-  /** Contrast only: rows of unit length [B, Q, E]. */
-  readonly imageEmbeds?: HostTensor;
-  /** Contrast only: rows of unit length [N, E], from [CLS]. */
-  readonly textEmbeds?: HostTensor;
-  /** [B, P, D_img], after the last norm. */
-  readonly visionFeatures: HostTensor;
-}
+import { bestCosine, checkFinite, matchOf } from "./similarity.js";
+import { RetrievalTexts } from "./texts.js";
 
 /** How much runs at once. */
 const picturesAtOnce = 8;
@@ -98,13 +39,19 @@ const textsAtOnce = 64;
 const pairsAtOnce = 32;
 
 export class Blip2Retriever {
+  private readonly calls = new OpenCalls();
+  private readonly texts: RetrievalTexts;
+
   private constructor(
     private readonly device: Device,
     private readonly runner: RetrievalRunner,
-    private readonly tokenizer: TextTokenizer,
-    private readonly pictures: PreprocessConfig,
-    private readonly maxTextLength: number | undefined,
-  ) {}
+    tokenizer: TextTokenizer,
+    private readonly preprocessing: PreprocessConfig,
+    maxTextLength: number | undefined,
+  ) {
+    const { max_position_embeddings: positions, vocab_size: vocabulary } = runner.config.qformer_config;
+    this.texts = new RetrievalTexts(tokenizer, { positions, vocabulary, maxTextLength });
+  }
 
   /**
    * Loads a model as published on the Hugging Face hub for `Blip2ForImageTextRetrieval`, or as `blip2 train stage1`
@@ -150,7 +97,7 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<ImageTextScore> {
     checkRetrieverOptions("score", options);
-    const [score] = await this.pairScores([{ image, text }], options.signal);
+    const [score] = await this.scored("score", [{ image, text }], options);
     return score!;
   }
 
@@ -161,10 +108,9 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<ImageTextScore[]> {
     checkRetrieverOptions("scoreTexts", options);
-    return this.pairScores(
-      texts.map((text) => ({ image, text })),
-      options.signal,
-    );
+    this.texts.check("scoreTexts", texts);
+    const pairs = texts.map((text) => ({ image, text }));
+    return this.scored("scoreTexts", pairs, options);
   }
 
   /**
@@ -177,11 +123,14 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<RankedText[]> {
     checkRetrieverOptions("rankTexts", options);
-    const rows = await this.embedTexts(texts, options);
-    const queries = await this.embedImage(image, options);
-    return texts
-      .map((text, index) => ({ text, index, itc: bestCosine(queries, rows[index]!) }))
-      .sort((a, b) => b.itc - a.itc);
+    this.texts.check("rankTexts", texts);
+    return this.calls.run(async () => {
+      const rows = await this.textRows("rankTexts", texts, options.signal);
+      const [encoded] = await this.encode([image], options.signal);
+      return texts
+        .map((text, index) => ({ text, index, itc: bestCosine(encoded!.embedding, rows[index]!) }))
+        .sort((a, b) => b.itc - a.itc);
+    });
   }
 
   /** Pairs, in their order. The vision model runs once for each path and for each object that stands for a picture. */
@@ -190,7 +139,8 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<ImageTextScore[]> {
     checkRetrieverOptions("scorePairs", options);
-    return this.pairScores(pairs, options.signal);
+    requireList("scorePairs", "pairs", pairs);
+    return this.scored("scorePairs", pairs, options);
   }
 
   /** @internal The matching head alone, for pairs in their order. Pairs of one picture share most work where they are neighbours. */
@@ -198,9 +148,11 @@ export class Blip2Retriever {
     pairs: readonly EncodedPair[],
     { signal }: RetrieverRunOptions = {},
   ): Promise<ImageTextMatch[]> {
-    const matches: ImageTextMatch[] = [];
-    for (const part of chunks(pairs, pairsAtOnce)) matches.push(...(await this.matchPart(part, signal)));
-    return matches;
+    return this.calls.run(async () => {
+      const matches: ImageTextMatch[] = [];
+      for (const part of chunks(pairs, pairsAtOnce)) matches.push(...(await this.matchPart(part, signal)));
+      return matches;
+    });
   }
 
   /** Pictures for repeated use: what the vision model and the queries make of them. */
@@ -209,7 +161,8 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<EncodedImage[]> {
     checkRetrieverOptions("encodeImages", options);
-    return this.encode(images, options.signal);
+    requireList("encodeImages", "images", images);
+    return this.calls.run(() => this.encode(images, options.signal));
   }
 
   /** One row of unit length per query: Q x E numbers. The similarity to a text is the best row's. */
@@ -227,27 +180,20 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<Float32Array[]> {
     checkRetrieverOptions("embedImages", options);
-    const encoded = await this.encode(images, options.signal);
+    requireList("embedImages", "images", images);
+    const encoded = await this.calls.run(() => this.encode(images, options.signal));
     return encoded.map(({ embedding }) => embedding.slice());
   }
 
   /** A row of unit length: E numbers. */
   async embedText(text: string, options: RetrieverRunOptions = {}): Promise<Float32Array> {
-    const [embedding] = await this.embedTexts([text], options);
+    const [embedding] = await this.embedded("embedText", [text], options);
     return embedding!;
   }
 
   /** The same for several texts, in their order. */
   async embedTexts(texts: readonly string[], options: RetrieverRunOptions = {}): Promise<Float32Array[]> {
-    checkRetrieverOptions("embedTexts", options);
-    const width = this.config.image_text_hidden_size;
-    const rows: Float32Array[] = [];
-    for (const part of chunks(texts, textsAtOnce)) {
-      const { inputIds, attentionMask } = this.tokens(part);
-      const { data } = await this.runner.textEmbeds(inputIds, attentionMask, options.signal);
-      part.forEach((_, i) => rows.push((data as Float32Array).slice(i * width, (i + 1) * width)));
-    }
-    return rows;
+    return this.embedded("embedTexts", texts, options);
   }
 
   /**
@@ -259,10 +205,12 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<ImageAttention> {
     checkRetrieverOptions("attention", options);
-    const encoded = await this.encode([image], options.signal);
-    const nothing = int64Tensor([0], [1, 1]);
-    const run = await this.runner.matchingAttention(this.stacked(encoded), nothing, nothing, options.signal);
-    return imageAttention(this.config, run.probabilities);
+    return this.calls.run(async () => {
+      const features = this.stacked(await this.encode([image], options.signal));
+      const nothing = int64Tensor([0], [1, 1]);
+      const run = await this.runner.matchingAttention(features, nothing, nothing, options.signal);
+      return imageAttention(this.config, run.probabilities);
+    });
   }
 
   /**
@@ -275,76 +223,81 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<MatchingAttention> {
     checkRetrieverOptions("matchingAttention", options);
-    const { inputIds, attentionMask } = this.tokens([text]);
-    const encoded = await this.encode([image], options.signal);
-    const { probabilities, gradients, logits } = await this.runner.matchingAttention(
-      this.stacked(encoded),
-      inputIds,
-      attentionMask,
-      options.signal,
-    );
-    return {
-      ...imageAttention(this.config, probabilities),
-      text,
-      gradients: gradients.data as Float32Array,
-      ...matchOf(logits, 0),
-    };
+    const { signal } = options;
+    this.texts.check("matchingAttention", [text]);
+    return this.calls.run(async () => {
+      const { inputIds, attentionMask } = await this.texts.tokens("matchingAttention", [text], signal);
+      const features = this.stacked(await this.encode([image], signal));
+      const run = await this.runner.matchingAttention(features, inputIds, attentionMask, signal);
+      checkFinite("matchingAttention", run.logits);
+      return {
+        ...imageAttention(this.config, run.probabilities),
+        text,
+        gradients: run.gradients.data as Float32Array,
+        ...matchOf(run.logits, 0),
+      };
+    });
   }
 
   /** One pass on tensors, for those who want the numbers of transformers' class. */
   async forward(inputs: RetrieverForwardInputs): Promise<RetrieverForwardOutputs> {
     checkRetrieverOptions("forward", inputs);
-    const { signal, useImageTextMatchingHead: isMatching = false } = inputs;
-    const { vision_config: vision, num_query_tokens: queries } = this.config;
-    const pixels = floats("pixelValues", inputs.pixelValues);
-    const batch = pixels.dims[0] ?? 0;
-    requireDims("pixelValues", pixels, [batch, 3, vision.image_size, vision.image_size]);
-    const given = integers("inputIds", inputs.inputIds);
-    const count = given.dims[0] ?? 0;
-    requireDims("inputIds", given, [isMatching ? batch : count, given.dims[1] ?? 0]);
-    const ones = int64Tensor(new BigInt64Array(given.data.length).fill(1n), given.dims);
-    const givenMask =
-      inputs.attentionMask === undefined ? ones : integers("attentionMask", inputs.attentionMask);
-    requireDims("attentionMask", givenMask, given.dims);
-    const imageToken = this.config.image_token_index ?? undefined;
-    const ids = imageToken === undefined ? given : withoutImageTokens(given, imageToken, queries);
-    const mask = imageToken === undefined ? givenMask : withoutColumns(givenMask, queries);
-    this.checkIds("inputIds", ids);
-    const { hidden, visionFeatures } = await this.runner.look(pixels, { signal, normalised: true });
-    if (isMatching) {
-      const picture = int64Tensor(range(batch), [batch]);
-      const logits = await this.runner.matchingLogits(hidden, picture, ids, mask, signal);
-      return { logitsPerImage: logits, logitsPerText: transposed(logits), visionFeatures: visionFeatures! };
-    }
-    const imageEmbeds = await this.runner.imageEmbeds(hidden, signal);
-    const textEmbeds = await this.runner.textEmbeds(ids, mask, signal);
-    const width = this.config.image_text_hidden_size;
-    const rowsOf = (tensor: HostTensor, i: number, rows: number): Float32Array =>
-      (tensor.data as Float32Array).subarray(i * rows * width, (i + 1) * rows * width);
-    const cosines = range(batch).flatMap((b) =>
-      range(count).map((t) => bestCosine(rowsOf(imageEmbeds, b, queries), rowsOf(textEmbeds, t, 1))),
-    );
-    const logitsPerImage = float32Tensor(cosines, [batch, count]);
-    const logitsPerText = transposed(logitsPerImage);
-    return { logitsPerImage, logitsPerText, imageEmbeds, textEmbeds, visionFeatures: visionFeatures! };
+    return this.calls.run(() => forwardPass(this.runner, inputs));
   }
 
-  /** Frees the model. Work under way is finished first; closing twice is harmless. */
+  /** Frees the model. Calls under way are finished first, and later ones refused; closing twice is harmless. */
   close(): Promise<void> {
-    return this.device.close();
+    return this.calls.close(() => this.device.close());
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
-  private async pairScores(
+  private scored(
+    call: string,
     pairs: readonly ImageTextPair[],
-    signal: AbortSignal | undefined,
+    { signal }: RetrieverRunOptions,
   ): Promise<ImageTextScore[]> {
     // Texts first: what is wrong with them shows before the vision model has worked.
-    const texts = [...new Set(pairs.map(({ text }) => text))];
-    const textRows = await this.embedTexts(texts, { signal });
+    const texts = [...new Set(pairs.map((pair) => pair?.text))];
+    this.texts.check(call, texts);
+    return this.calls.run(() => this.pairScores(call, pairs, texts, signal));
+  }
+
+  private embedded(
+    call: "embedText" | "embedTexts",
+    texts: readonly string[],
+    options: RetrieverRunOptions,
+  ): Promise<Float32Array[]> {
+    checkRetrieverOptions("embedTexts", options);
+    this.texts.check(call, texts);
+    return this.calls.run(() => this.textRows(call, texts, options.signal));
+  }
+
+  /** [E] of each text. */
+  private async textRows(
+    call: string,
+    texts: readonly string[],
+    signal: AbortSignal | undefined,
+  ): Promise<Float32Array[]> {
+    const width = this.config.image_text_hidden_size;
+    const rows: Float32Array[] = [];
+    for (const part of chunks(texts, textsAtOnce)) {
+      const { inputIds, attentionMask } = await this.texts.tokens(call, part, signal);
+      const data = checkFinite("texts", await this.runner.textEmbeds(inputIds, attentionMask, signal));
+      part.forEach((_, i) => rows.push((data as Float32Array).slice(i * width, (i + 1) * width)));
+    }
+    return rows;
+  }
+
+  private async pairScores(
+    call: string,
+    pairs: readonly ImageTextPair[],
+    texts: readonly string[],
+    signal: AbortSignal | undefined,
+  ): Promise<ImageTextScore[]> {
+    const textRows = await this.textRows(call, texts, signal);
     const embeddings = new Map(texts.map((text, i) => [text, textRows[i]!]));
     const scores: ImageTextScore[] = [];
     let known = new Map<ImageSource | EncodedImage, EncodedImage>();
@@ -370,7 +323,8 @@ export class Blip2Retriever {
     signal: AbortSignal | undefined,
   ): Promise<ImageTextMatch[]> {
     const images = [...new Set(pairs.map(({ image }) => image))];
-    const { inputIds, attentionMask } = this.tokens(pairs.map(({ text }) => text));
+    const texts = pairs.map(({ text }) => text);
+    const { inputIds, attentionMask } = await this.texts.tokens("match", texts, signal);
     const logits = await this.runner.matchingLogits(
       this.stacked(images),
       int64Tensor(
@@ -381,6 +335,7 @@ export class Blip2Retriever {
       attentionMask,
       signal,
     );
+    checkFinite("matching", logits);
     return pairs.map((_, row) => matchOf(logits, row));
   }
 
@@ -407,10 +362,11 @@ export class Blip2Retriever {
   ): Promise<EncodedImage[]> {
     const pixels = preprocess(
       await Promise.all(images.map((image) => loadImage(image, { signal }))),
-      this.pictures,
+      this.preprocessing,
     );
     const { hidden } = await this.runner.look(pixels, { signal });
     const embeds = await this.runner.imageEmbeds(hidden, signal);
+    checkFinite("pictures", embeds);
     const row = ({ data }: HostTensor, i: number): Float32Array => {
       const size = data.length / images.length;
       return (data as Float32Array).slice(i * size, (i + 1) * size);
@@ -427,74 +383,14 @@ export class Blip2Retriever {
     parts.forEach((part, b) => data.set(part, b * size));
     return float32Tensor(data, [parts.length, size / width, width]);
   }
-
-  private tokens(texts: readonly string[]): EncodedBatch {
-    const { max_position_embeddings: positions } = this.config.qformer_config;
-    const truncate = this.maxTextLength;
-    const batch = this.tokenizer.encodeBatch(texts, {
-      side: "right",
-      ...(truncate !== undefined && { truncate }),
-    });
-    const length = batch.inputIds.dims[1]!;
-    if (length > positions) {
-      throw new UserError(
-        `text: ${length} tokens, the model has ${positions} positions; shorten the text, or let maxTextLength cut it`,
-      );
-    }
-    this.checkIds("text", batch.inputIds);
-    return batch;
-  }
-
-  /** The word table has no row for the image token of a published tokenizer. */
-  private checkIds(what: string, { data }: HostTensor): void {
-    const { vocab_size: rows } = this.config.qformer_config;
-    const unknown = (data as BigInt64Array).find((id) => id < 0n || id >= BigInt(rows));
-    if (unknown === undefined) return;
-    throw new UserError(
-      `${what}: token id ${unknown} is not in the model's word table of ${rows} rows; ` +
-        "leave out special tokens such as <image>, and check that tokenizer and config belong together",
-    );
-  }
 }
 
-/** The largest dot product of a text's row with a picture's rows. queries: Q x E, text: E. */
-function bestCosine(queries: Float32Array, text: Float32Array): number {
-  let best = -Infinity;
-  for (let start = 0; start < queries.length; start += text.length) {
-    let sum = 0;
-    for (let e = 0; e < text.length; e++) sum += queries[start + e]! * text[e]!;
-    best = Math.max(best, sum);
-  }
-  return best;
-}
-
-/** logits: [N, 2], or [N, 1] of a model that stage 1 trained with one logit. */
-function matchOf({ data, dims }: HostTensor, row: number): ImageTextMatch {
-  const [, classes] = dims as readonly [number, number];
-  const itmLogit = Number(data[row * classes + classes - 1]);
-  const against = classes === 2 ? Number(data[row * classes]) : 0;
-  return { itmLogit, itmProbability: 1 / (1 + Math.exp(against - itmLogit)) };
-}
-
-function transposed({ data, dims }: HostTensor): HostTensor {
-  const [rows, columns] = dims as readonly [number, number];
-  return float32Tensor(
-    Float32Array.from(data as Float32Array, (_, i) =>
-      Number(data[(i % rows) * columns + Math.floor(i / rows)]),
-    ),
-    [columns, rows],
-  );
-}
-
-/** int64 [N, count + T] -> [N, T]. */
-function withoutColumns(tensor: HostTensor, count: number): HostTensor {
-  const [rows, columns] = tensor.dims as readonly [number, number];
-  const data = (tensor.data as BigInt64Array).filter((_, i) => i % columns >= count);
-  return int64Tensor(data, [rows, columns - count]);
+function requireList(call: string, name: string, value: unknown): void {
+  if (!Array.isArray(value)) throw new UserError(`${call}: ${name} is ${show(value)}: an array is required`);
 }
 
 function chunks<T>(items: readonly T[], size: number): T[][] {
-  return range(Math.ceil(items.length / size)).map((i) => items.slice(i * size, (i + 1) * size));
+  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
+    items.slice(i * size, (i + 1) * size),
+  );
 }
-
-const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
