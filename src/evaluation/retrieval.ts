@@ -12,7 +12,8 @@ import { float32Tensor } from "../host-tensor.js";
 import { retrievalConfig } from "../models/blip-2-retrieval.js";
 import type { Precision } from "../loading/precision.js";
 import { maxOverQueries } from "../objectives/contrastive.js";
-import { Blip2Retriever, type EncodedImage } from "../retrieval/blip-2-retriever.js";
+import { Blip2Retriever } from "../retrieval/blip-2-retriever.js";
+import type { EncodedImage } from "../retrieval/encoded-image.js";
 import type { EvaluationOptions } from "./options.js";
 
 export interface RetrievalEvaluation extends EvaluationOptions {

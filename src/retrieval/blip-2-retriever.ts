@@ -14,50 +14,19 @@ import type { ImageAttention, MatchingAttention } from "../models/attention-maps
 import { retrievalConfig, type RetrievalConfig } from "../models/blip-2-retrieval.js";
 import { imageAttention } from "../models/cross-attention.js";
 import { sizedVision } from "../loading/picture-size.js";
-import { floats, integers, requireDims, withoutImageTokens, type RawTensor } from "../raw-tensors.js";
+import { OpenCalls } from "../open-calls.js";
+import { floats, integers, requireDims, withoutImageTokens } from "../raw-tensors.js";
 import { loadTokenizer, type EncodedBatch, type TextTokenizer } from "../text/tokenizer.js";
+import type {
+  ImageTextPair,
+  ImageTextScore,
+  RankedText,
+  RetrieverForwardInputs,
+  RetrieverForwardOutputs,
+} from "./calls.js";
+import { EncodedImage } from "./encoded-image.js";
 import { checkRetrieverOptions, type RetrieverLoadOptions, type RetrieverRunOptions } from "./options.js";
 import { RetrievalRunner } from "./retrieval-runner.js";
-
-export interface ImageTextScore {
-  /** Contrastive similarity: the cosine of the text and the best of the picture's queries. No temperature divides it. */
-  readonly itc: number;
-  /** The matching head's logit for "they belong together", the mean over the queries. */
-  readonly itmLogit: number;
-  /** The head's probability of that: softmax over the mean logits of its two classes. */
-  readonly itmProbability: number;
-}
-
-/** A text among others, by how near it is to a picture. */
-export interface RankedText {
-  readonly text: string;
-  /** Its place among the texts that were given. */
-  readonly index: number;
-  /** Contrastive similarity, as in `ImageTextScore`. */
-  readonly itc: number;
-}
-
-/** A picture that the vision model has seen, from `encodeImages`. Stands for the picture wherever one is taken. */
-export class EncodedImage {
-  /** @internal */
-  constructor(
-    private readonly owner: object,
-    /** Rows of unit length, one per query, [Q, E]. */
-    readonly embedding: Float32Array,
-    private readonly features: Float32Array,
-  ) {}
-
-  /** @internal The vision model's features before the norm, [P, D_img]. */
-  featuresOf(owner: object): Float32Array {
-    if (owner === this.owner) return this.features;
-    throw new UserError("image: this picture was encoded by another retriever; encode it with this one");
-  }
-}
-
-export interface ImageTextPair {
-  readonly image: ImageSource | EncodedImage;
-  readonly text: string;
-}
 
 interface EncodedPair {
   readonly image: EncodedImage;
@@ -66,38 +35,14 @@ interface EncodedPair {
 
 type ImageTextMatch = Pick<ImageTextScore, "itmLogit" | "itmProbability">;
 
-export interface RetrieverForwardInputs {
-  /** [B, 3, S, S] */
-  readonly pixelValues: RawTensor;
-  /** [N, Q + T]: Q times the image token, then the text; the text alone where the config names no image token. */
-  readonly inputIds: RawTensor;
-  /** Of the shape of `inputIds`; ones if absent. */
-  readonly attentionMask?: RawTensor | undefined;
-  /** True: matching, for which N must be B. False (the default): contrast of all pictures with all texts. */
-  readonly useImageTextMatchingHead?: boolean | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** As `Blip2ForImageTextRetrieval` of transformers; all float32. */
-export interface RetrieverForwardOutputs {
-  /** Contrast: cosines [B, N]. Matching: mean logits [B, 2], "they belong together" second. */
-  readonly logitsPerImage: HostTensor;
-  /** Its transpose. */
-  readonly logitsPerText: HostTensor;
-  /** Contrast only: rows of unit length [B, Q, E]. */
-  readonly imageEmbeds?: HostTensor;
-  /** Contrast only: rows of unit length [N, E], from [CLS]. */
-  readonly textEmbeds?: HostTensor;
-  /** [B, P, D_img], after the last norm. */
-  readonly visionFeatures: HostTensor;
-}
-
 /** How much runs at once. */
 const picturesAtOnce = 8;
 const textsAtOnce = 64;
 const pairsAtOnce = 32;
 
 export class Blip2Retriever {
+  private readonly calls = new OpenCalls();
+
   private constructor(
     private readonly device: Device,
     private readonly runner: RetrievalRunner,
@@ -150,7 +95,7 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<ImageTextScore> {
     checkRetrieverOptions("score", options);
-    const [score] = await this.pairScores([{ image, text }], options.signal);
+    const [score] = await this.calls.run(() => this.pairScores([{ image, text }], options.signal));
     return score!;
   }
 
@@ -161,10 +106,8 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<ImageTextScore[]> {
     checkRetrieverOptions("scoreTexts", options);
-    return this.pairScores(
-      texts.map((text) => ({ image, text })),
-      options.signal,
-    );
+    const pairs = texts.map((text) => ({ image, text }));
+    return this.calls.run(() => this.pairScores(pairs, options.signal));
   }
 
   /**
@@ -177,11 +120,13 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<RankedText[]> {
     checkRetrieverOptions("rankTexts", options);
-    const rows = await this.embedTexts(texts, options);
-    const queries = await this.embedImage(image, options);
-    return texts
-      .map((text, index) => ({ text, index, itc: bestCosine(queries, rows[index]!) }))
-      .sort((a, b) => b.itc - a.itc);
+    return this.calls.run(async () => {
+      const rows = await this.textRows(texts, options.signal);
+      const [encoded] = await this.encode([image], options.signal);
+      return texts
+        .map((text, index) => ({ text, index, itc: bestCosine(encoded!.embedding, rows[index]!) }))
+        .sort((a, b) => b.itc - a.itc);
+    });
   }
 
   /** Pairs, in their order. The vision model runs once for each path and for each object that stands for a picture. */
@@ -190,7 +135,7 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<ImageTextScore[]> {
     checkRetrieverOptions("scorePairs", options);
-    return this.pairScores(pairs, options.signal);
+    return this.calls.run(() => this.pairScores(pairs, options.signal));
   }
 
   /** @internal The matching head alone, for pairs in their order. Pairs of one picture share most work where they are neighbours. */
@@ -198,9 +143,11 @@ export class Blip2Retriever {
     pairs: readonly EncodedPair[],
     { signal }: RetrieverRunOptions = {},
   ): Promise<ImageTextMatch[]> {
-    const matches: ImageTextMatch[] = [];
-    for (const part of chunks(pairs, pairsAtOnce)) matches.push(...(await this.matchPart(part, signal)));
-    return matches;
+    return this.calls.run(async () => {
+      const matches: ImageTextMatch[] = [];
+      for (const part of chunks(pairs, pairsAtOnce)) matches.push(...(await this.matchPart(part, signal)));
+      return matches;
+    });
   }
 
   /** Pictures for repeated use: what the vision model and the queries make of them. */
@@ -209,7 +156,7 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<EncodedImage[]> {
     checkRetrieverOptions("encodeImages", options);
-    return this.encode(images, options.signal);
+    return this.calls.run(() => this.encode(images, options.signal));
   }
 
   /** One row of unit length per query: Q x E numbers. The similarity to a text is the best row's. */
@@ -227,7 +174,7 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<Float32Array[]> {
     checkRetrieverOptions("embedImages", options);
-    const encoded = await this.encode(images, options.signal);
+    const encoded = await this.calls.run(() => this.encode(images, options.signal));
     return encoded.map(({ embedding }) => embedding.slice());
   }
 
@@ -240,11 +187,15 @@ export class Blip2Retriever {
   /** The same for several texts, in their order. */
   async embedTexts(texts: readonly string[], options: RetrieverRunOptions = {}): Promise<Float32Array[]> {
     checkRetrieverOptions("embedTexts", options);
+    return this.calls.run(() => this.textRows(texts, options.signal));
+  }
+
+  private async textRows(texts: readonly string[], signal: AbortSignal | undefined): Promise<Float32Array[]> {
     const width = this.config.image_text_hidden_size;
     const rows: Float32Array[] = [];
     for (const part of chunks(texts, textsAtOnce)) {
       const { inputIds, attentionMask } = this.tokens(part);
-      const { data } = await this.runner.textEmbeds(inputIds, attentionMask, options.signal);
+      const { data } = await this.runner.textEmbeds(inputIds, attentionMask, signal);
       part.forEach((_, i) => rows.push((data as Float32Array).slice(i * width, (i + 1) * width)));
     }
     return rows;
@@ -259,10 +210,13 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<ImageAttention> {
     checkRetrieverOptions("attention", options);
-    const encoded = await this.encode([image], options.signal);
-    const nothing = int64Tensor([0], [1, 1]);
-    const run = await this.runner.matchingAttention(this.stacked(encoded), nothing, nothing, options.signal);
-    return imageAttention(this.config, run.probabilities);
+    return this.calls.run(async () => {
+      const encoded = await this.encode([image], options.signal);
+      const nothing = int64Tensor([0], [1, 1]);
+      const features = this.stacked(encoded);
+      const run = await this.runner.matchingAttention(features, nothing, nothing, options.signal);
+      return imageAttention(this.config, run.probabilities);
+    });
   }
 
   /**
@@ -275,14 +229,11 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<MatchingAttention> {
     checkRetrieverOptions("matchingAttention", options);
-    const { inputIds, attentionMask } = this.tokens([text]);
-    const encoded = await this.encode([image], options.signal);
-    const { probabilities, gradients, logits } = await this.runner.matchingAttention(
-      this.stacked(encoded),
-      inputIds,
-      attentionMask,
-      options.signal,
-    );
+    const { probabilities, gradients, logits } = await this.calls.run(async () => {
+      const { inputIds, attentionMask } = this.tokens([text]);
+      const features = this.stacked(await this.encode([image], options.signal));
+      return this.runner.matchingAttention(features, inputIds, attentionMask, options.signal);
+    });
     return {
       ...imageAttention(this.config, probabilities),
       text,
@@ -294,6 +245,10 @@ export class Blip2Retriever {
   /** One pass on tensors, for those who want the numbers of transformers' class. */
   async forward(inputs: RetrieverForwardInputs): Promise<RetrieverForwardOutputs> {
     checkRetrieverOptions("forward", inputs);
+    return this.calls.run(() => this.forwardPass(inputs));
+  }
+
+  private async forwardPass(inputs: RetrieverForwardInputs): Promise<RetrieverForwardOutputs> {
     const { signal, useImageTextMatchingHead: isMatching = false } = inputs;
     const { vision_config: vision, num_query_tokens: queries } = this.config;
     const pixels = floats("pixelValues", inputs.pixelValues);
@@ -329,9 +284,9 @@ export class Blip2Retriever {
     return { logitsPerImage, logitsPerText, imageEmbeds, textEmbeds, visionFeatures: visionFeatures! };
   }
 
-  /** Frees the model. Work under way is finished first; closing twice is harmless. */
+  /** Frees the model. Calls under way are finished first, and later ones refused; closing twice is harmless. */
   close(): Promise<void> {
-    return this.device.close();
+    return this.calls.close(() => this.device.close());
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -344,7 +299,7 @@ export class Blip2Retriever {
   ): Promise<ImageTextScore[]> {
     // Texts first: what is wrong with them shows before the vision model has worked.
     const texts = [...new Set(pairs.map(({ text }) => text))];
-    const textRows = await this.embedTexts(texts, { signal });
+    const textRows = await this.textRows(texts, signal);
     const embeddings = new Map(texts.map((text, i) => [text, textRows[i]!]));
     const scores: ImageTextScore[] = [];
     let known = new Map<ImageSource | EncodedImage, EncodedImage>();
