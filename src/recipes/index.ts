@@ -1,7 +1,7 @@
 /** The recipes, in the order in which they need each other. */
 import type { Recipe } from "./recipe.js";
 
-export const recipes = {
+const recipes = {
   "language-model": async () => (await import("./scenes-parts/language-model.js")).languageModel,
   vision: async () => (await import("./scenes-parts/vision.js")).vision,
   stage1: async () => (await import("./stage-1.js")).stage1,

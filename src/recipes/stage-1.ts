@@ -95,6 +95,10 @@ export function qFormerConfigOf(
   });
 }
 
+/** Whether pictures are told from each other by comparing them with texts of others. */
+const isCompared = ({ objectives }: Pick<Stage1Config, "objectives">): boolean =>
+  objectives.some((name) => name !== "itg");
+
 export interface Stage1Setup {
   readonly device: Device;
   readonly config: Stage1Config;
@@ -119,8 +123,8 @@ export async function stage1Task({
       `maxTextLength is ${config.maxTextLength}, more than qformer.max_position_embeddings, which is ${qformer.max_position_embeddings}`,
     );
   }
-  const isCompared = config.objectives.some((name) => name !== "itg");
-  if (isCompared) checkContrast(config, train.pictures.length);
+  // Once more, as broken pictures may have been left out.
+  if (isCompared(config)) checkContrast(config, train.pictures.length);
   const parameters = new Parameters(() => true);
   const model = firstStageOf(config, qformer, vision, parameters);
   const size = config.batchSize / config.accumulate;
@@ -144,7 +148,7 @@ export async function stage1Task({
     },
   );
   // Pairs of one picture in a part would be each other's wrong examples: a pass gives whole parts only, as the reference's loader does.
-  const passes = new ShuffledPasses(train.pictures.length, config.seed, isCompared ? size : 1);
+  const passes = new ShuffledPasses(train.pictures.length, config.seed, isCompared(config) ? size : 1);
   const { maxTextLength } = config;
   const watched = { split: config.splits.validation, pictures: validation.pictures, features: validation };
   const evaluate = await stage1Measure({ device, model, parameters, tokenizer, maxTextLength, ...watched });
@@ -213,6 +217,7 @@ export const stage1 = defineRecipe<Stage1Config>({
 
   async prepare(config, hooks) {
     const pictures = await openPictures(config, hooks);
+    if (isCompared(config)) checkContrast(config, pictures.train.length);
     const vision = openFrozenVision(await readModelFolder(config.vision), { onNotice: hooks.log });
     const files =
       config.start === undefined

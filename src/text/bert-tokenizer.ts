@@ -1,9 +1,11 @@
 /** bert-base-uncased's tokenizer as BLIP-2's Q-Former uses it: with one more token, `[DEC]`, that begins a caption. */
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../errors.js";
 import { wordPieceFiles } from "./build-wordpiece.js";
+import { Part } from "./parts.js";
+import { readTokenizerJson, readTokenizerText } from "./tokenizer-file.js";
 import type { TokenizerFiles } from "./tokenizer-files.js";
+import { readVocabulary } from "./vocabulary.js";
 
 /**
  * The tokenizer files for a BERT folder's vocabulary (vocab.txt, or the model of tokenizer.json).
@@ -20,27 +22,17 @@ export async function bertTokenizerFiles(folder: string): Promise<TokenizerFiles
 }
 
 async function wordsOfText(folder: string): Promise<string[] | undefined> {
-  const text = await optionalText(join(folder, "vocab.txt"));
-  return text?.replace(/\r?\n$/, "").split(/\r?\n/);
+  return (await readTokenizerText(folder, "vocab.txt"))?.replace(/\r?\n$/, "").split(/\r?\n/);
 }
 
 async function wordsOfJson(folder: string): Promise<string[] | undefined> {
-  const text = await optionalText(join(folder, "tokenizer.json"));
-  if (text === undefined) return undefined;
-  const { model } = JSON.parse(text) as { model?: { type?: string; vocab?: Record<string, number> } };
-  if (model?.type !== "WordPiece" || model.vocab === undefined) return undefined;
-  const words: string[] = [];
-  for (const [word, id] of Object.entries(model.vocab)) words[id] = word;
-  return words;
-}
-
-async function optionalText(path: string): Promise<string | undefined> {
-  try {
-    return await readFile(path, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw new UserError(`${path}: cannot be read (${(error as NodeJS.ErrnoException).code})`, {
-      cause: error,
-    });
-  }
+  const json = await readTokenizerJson(folder, "tokenizer.json");
+  if (json === undefined) return undefined;
+  const where = join(folder, "tokenizer.json");
+  const model = new Part(where, json).part("model");
+  if (model.type !== "WordPiece") return undefined;
+  const words = [...readVocabulary(model)].sort(([, a], [, b]) => a - b);
+  const hole = words.findIndex(([, id], i) => id !== i);
+  if (hole >= 0) throw new UserError(`${where}: its vocabulary has no word with the id ${hole}`);
+  return words.map(([word]) => word);
 }

@@ -1,6 +1,5 @@
 /** Special and added tokens of a tokenizer in the older file sets, as Python's transformers 5 gathers them. */
-
-export type JsonObject = Record<string, unknown>;
+import { checkedId, isObject, type JsonObject } from "./parts.js";
 
 /** A token that is cut out of a text before all else, as tokenizer.json lists it. */
 export interface AddedToken {
@@ -67,7 +66,7 @@ export function addedTokens(
   const add = (value: unknown, special: boolean, id?: number): void => {
     const content = contentOf(value);
     if (content === undefined || content === "" || tokens.has(content)) return;
-    const given = (typeof value === "object" ? value : {}) as Partial<AddedToken>;
+    const given = (isObject(value) ? value : {}) as Partial<AddedToken>;
     const isSpecial = special || given.special === true;
     const known = vocabulary.get(content) ?? id ?? next;
     next = Math.max(next, known + 1);
@@ -83,16 +82,22 @@ export function addedTokens(
   };
   const special = new Set<string>([
     ...Object.values(byRole),
-    ...furtherTokens(files).flatMap((t) => contentOf(t) ?? []),
+    ...(furtherTokens(files) ?? []).filter((token) => typeof token === "string"),
   ]);
   for (const { content, special: isSpecial } of first) {
     add({ content, special: isSpecial, normalized: false }, isSpecial);
   }
-  const listed = (config["added_tokens_decoder"] ?? undefined) as JsonObject | undefined;
+  const listed = isObject(config["added_tokens_decoder"]) ? config["added_tokens_decoder"] : undefined;
   const byId: [number, unknown][] =
     listed === undefined
-      ? Object.entries(files.addedTokens).map(([content, id]) => [Number(id), content])
-      : Object.entries(listed).map(([id, token]) => [Number(id), token]);
+      ? Object.entries(files.addedTokens).map(([content, id]) => [
+          checkedId(id, content, "added_tokens.json"),
+          content,
+        ])
+      : Object.entries(listed).map(([id, token]) => [
+          checkedId(Number(id), contentOf(token) ?? "", "tokenizer_config.json: added_tokens_decoder"),
+          token,
+        ]);
   for (const [id, token] of byId.sort(([a], [b]) => a - b))
     add(token, special.has(contentOf(token) ?? ""), id);
   for (const role of roles) {
@@ -102,15 +107,16 @@ export function addedTokens(
     );
     add(flags ?? byRole[role], true);
   }
-  for (const token of furtherTokens(files)) add(token, true);
+  for (const token of furtherTokens(files) ?? []) add(token, typeof token === "string");
   return [...tokens.values()].sort((a, b) => a.id - b.id);
 }
 
-function furtherTokens({ config, specialTokensMap }: LegacyConfig): unknown[] {
+/** The list of special tokens without a role, if there is one. A token that stands there as an object says itself whether it is special. */
+export function furtherTokens({ config, specialTokensMap }: LegacyConfig): unknown[] | undefined {
   for (const key of ["additional_special_tokens", "extra_special_tokens"]) {
     for (const source of [config, specialTokensMap]) if (Array.isArray(source[key])) return source[key];
   }
-  return [];
+  return undefined;
 }
 
 /** Older files hold an object with the token's flags in place of its content. */

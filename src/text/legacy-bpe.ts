@@ -1,6 +1,8 @@
 /** vocab.json and merges.txt (GPT-2 and OPT: byte-level BPE) as the structure of a tokenizer.json. */
+import { quoted } from "../quoted.js";
 import { UserError } from "../errors.js";
-import { addedTokens, tokensByRole, type JsonObject, type LegacyConfig } from "./legacy-added-tokens.js";
+import { addedTokens, tokensByRole, type LegacyConfig } from "./legacy-added-tokens.js";
+import { checkedId, type JsonObject } from "./parts.js";
 
 const endOfText = "<|endoftext|>";
 const defaults = { bos_token: endOfText, eos_token: endOfText, unk_token: endOfText };
@@ -12,13 +14,7 @@ export function legacyBpe(
   files: LegacyConfig,
   where: string,
 ): { json: JsonObject; config: JsonObject } {
-  for (const [token, id] of Object.entries(vocab)) {
-    if (!Number.isSafeInteger(id) || (id as number) < 0) {
-      throw new UserError(
-        `${where}/vocab.json: an id of 0 or more is required for ${JSON.stringify(token)}, got ${JSON.stringify(id)}`,
-      );
-    }
-  }
+  for (const [token, id] of Object.entries(vocab)) checkedId(id, token, `${where}/vocab.json`);
   const vocabulary = new Map(Object.entries(vocab as Record<string, number>));
   const pairs = merges
     .split(/\r?\n/)
@@ -29,14 +25,14 @@ export function legacyBpe(
       if (pair.length === 2 && pair.every((half) => vocabulary.has(half)) && vocabulary.has(pair.join("")))
         return pair;
       throw new UserError(
-        `${where}/merges.txt: line ${number} merges ${JSON.stringify(line)}, two tokens of vocab.json that make a third are required`,
+        `${where}/merges.txt: line ${number} merges ${quoted(line)}, two tokens of vocab.json that make a third are required`,
       );
     });
   const byRole = tokensByRole(files, defaults);
   const added = addedTokens(files, vocabulary, byRole);
   const { config } = files;
   const around = (key: string, role: "bos_token" | "eos_token"): string[] =>
-    config[key] === true && byRole[role] !== undefined ? [byRole[role]] : [];
+    config[key] === true && added.some(({ content }) => content === byRole[role]) ? [byRole[role]!] : [];
   const [before, after] = [around("add_bos_token", "bos_token"), around("add_eos_token", "eos_token")];
   const template = (sequence: string, type_id: number) => [
     ...before.map((id) => ({ SpecialToken: { id, type_id } })),

@@ -1,6 +1,8 @@
 /** spiece.model (T5: sentencepiece, unigram) as the structure of a tokenizer.json. */
+import { quoted } from "../quoted.js";
 import { UserError } from "../errors.js";
-import { addedTokens, tokensByRole, type JsonObject, type LegacyConfig } from "./legacy-added-tokens.js";
+import { addedTokens, furtherTokens, tokensByRole, type LegacyConfig } from "./legacy-added-tokens.js";
+import type { JsonObject } from "./parts.js";
 import { pieceType, readSentencePieceModel } from "./sentencepiece-model.js";
 
 const defaults = { eos_token: "</s>", unk_token: "<unk>", pad_token: "<pad>" };
@@ -16,7 +18,7 @@ export function legacyUnigram(
   const count = config["extra_ids"] ?? 100;
   if (!Number.isSafeInteger(count) || (count as number) < 0 || (count as number) > 100_000) {
     throw new UserError(
-      `${where}/tokenizer_config.json: extra_ids must be a number of tokens, got ${JSON.stringify(count)}`,
+      `${where}/tokenizer_config.json: extra_ids must be a number of tokens, got ${quoted(count)}`,
     );
   }
   const extra = Array.from({ length: count as number }, (_, i) => `<extra_id_${(count as number) - 1 - i}>`);
@@ -29,10 +31,12 @@ export function legacyUnigram(
   const own = pieces
     .filter(({ type }) => type === pieceType.control || type === pieceType.userDefined)
     .map(({ piece, type }) => ({ content: piece, special: type === pieceType.control }));
-  const added = addedTokens(files, vocabulary, byRole, [
-    ...own,
-    ...extra.map((content) => ({ content, special: true })),
-  ]);
+  // A list in the files takes the place of the model's own.
+  const first =
+    furtherTokens(files) === undefined
+      ? [...own, ...extra.map((content) => ({ content, special: true }))]
+      : [];
+  const added = addedTokens(files, vocabulary, byRole, first);
   const end = added.find(({ content }) => content === (byRole.eos_token ?? defaults.eos_token));
   if (end === undefined)
     throw new UserError(`${where}/spiece.model: has no piece ${defaults.eos_token}, which ends texts`);

@@ -1,6 +1,7 @@
 /** vocab.txt (BERT: WordPiece) as the structure of a tokenizer.json. */
 import { UserError } from "../errors.js";
-import { addedTokens, tokensByRole, type JsonObject, type LegacyConfig } from "./legacy-added-tokens.js";
+import { addedTokens, tokensByRole, type LegacyConfig } from "./legacy-added-tokens.js";
+import { Part, type JsonObject } from "./parts.js";
 
 const defaults = {
   unk_token: "[UNK]",
@@ -33,6 +34,7 @@ export function legacyWordPiece(
   const sequence = (id: string, type_id = 0) => ({ Sequence: { id, type_id } });
   const single = [special(cls), sequence("A"), special(sep)];
   const { config } = files;
+  const settings = new Part(`${where}/tokenizer_config.json`, config);
   return {
     json: {
       version: "1.0",
@@ -42,9 +44,9 @@ export function legacyWordPiece(
       normalizer: {
         type: "BertNormalizer",
         clean_text: true,
-        handle_chinese_chars: config["tokenize_chinese_chars"] ?? true,
-        strip_accents: config["strip_accents"] ?? null,
-        lowercase: config["do_lower_case"] ?? true,
+        handle_chinese_chars: settings.boolean("tokenize_chinese_chars", true),
+        strip_accents: settings.has("strip_accents") ? settings.boolean("strip_accents") : null,
+        lowercase: settings.boolean("do_lower_case", true),
       },
       pre_tokenizer: { type: "BertPreTokenizer" },
       post_processor: {

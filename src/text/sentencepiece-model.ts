@@ -39,6 +39,22 @@ export interface SentencePieceModel {
   readonly charsmap: Uint8Array;
 }
 
+/** Published models have at most a million. */
+const mostPieces = 1_000_000;
+
+/** Throws `UserError` for more pieces than are read, before there is an object for each. */
+function mustBeModest(bytes: Uint8Array, where: string): void {
+  const reader = protobuf.Reader.create(bytes);
+  let pieces = 0;
+  while (reader.pos < reader.len) {
+    const tag = reader.uint32();
+    if (tag >>> 3 === 1 && ++pieces > mostPieces) {
+      throw new UserError(`${where}: has more than ${mostPieces} pieces`);
+    }
+    reader.skipType(tag & 7);
+  }
+}
+
 /** Throws `UserError`, naming the file, for what is no sentencepiece model or no unigram one. */
 export function readSentencePieceModel(bytes: Uint8Array, where: string): SentencePieceModel {
   let model: {
@@ -47,8 +63,10 @@ export function readSentencePieceModel(bytes: Uint8Array, where: string): Senten
     normalizerSpec?: { precompiledCharsmap: Uint8Array } | null;
   };
   try {
+    mustBeModest(bytes, where);
     model = root.lookupType("ModelProto").decode(bytes) as typeof model;
   } catch (cause) {
+    if (cause instanceof UserError) throw cause;
     throw new UserError(`${where}: is no sentencepiece model (${(cause as Error).message})`, { cause });
   }
   const { pieces = [], trainerSpec, normalizerSpec } = model;

@@ -1,5 +1,5 @@
-import { readdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir } from "node:fs/promises";
+import { readTokenizerFile } from "./tokenizer-file.js";
 
 /** The files of a tokenizer that was built here: contents by file name, objects to be stored as JSON. */
 export interface TokenizerFiles {
@@ -24,7 +24,10 @@ export const tokenizerFileNames: readonly string[] = [
 /** The tokenizer files that a folder has, as bytes by name, to be put into another folder. */
 export async function readTokenizerFiles(folder: string): Promise<Record<string, Uint8Array>> {
   const present = (await readdir(folder)).filter((name) => tokenizerFileNames.includes(name));
-  return Object.fromEntries(
-    await Promise.all(present.map(async (name) => [name, await readFile(join(folder, name))] as const)),
-  );
+  const files: Record<string, Uint8Array> = {};
+  for (const name of present) {
+    const bytes = await readTokenizerFile(folder, name);
+    if (bytes !== undefined) files[name] = bytes;
+  }
+  return files;
 }

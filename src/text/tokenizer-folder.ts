@@ -1,11 +1,13 @@
 /** The tokenizer of a folder, whichever file set holds it, as the two structures tokenizer.json and tokenizer_config.json. */
-import { readdir, readFile } from "node:fs/promises";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../errors.js";
-import type { JsonObject, LegacyConfig } from "./legacy-added-tokens.js";
+import type { LegacyConfig } from "./legacy-added-tokens.js";
 import { legacyBpe } from "./legacy-bpe.js";
 import { legacyUnigram } from "./legacy-unigram.js";
 import { legacyWordPiece } from "./legacy-wordpiece.js";
+import type { JsonObject } from "./parts.js";
+import { readTokenizerFile, readTokenizerJson, readTokenizerText } from "./tokenizer-file.js";
 
 /** The sets, in order of preference. tokenizer_config.json belongs to each. */
 const sets = ["tokenizer.json", "vocab.json with merges.txt", "vocab.txt", "spiece.model"] as const;
@@ -22,26 +24,26 @@ export async function readTokenizerFolder(folder: string): Promise<TokenizerSour
   const names = await listNames(folder);
   const has = (...wanted: string[]): boolean => wanted.every((name) => names.includes(name));
   const where = (name: string): string => join(folder, name);
-  const config = await readJson(where("tokenizer_config.json"));
-  if (has("tokenizer.json")) {
-    return { json: await readJson(where("tokenizer.json")), config, where: where("tokenizer.json") };
-  }
-  const optional = async (name: string): Promise<JsonObject> => (has(name) ? readJson(where(name)) : {});
+  const json = (name: string): Promise<JsonObject> => required(folder, name, readTokenizerJson);
+  const config = await json("tokenizer_config.json");
+  if (has("tokenizer.json"))
+    return { json: await json("tokenizer.json"), config, where: where("tokenizer.json") };
+  const optional = async (name: string): Promise<JsonObject> => (await readTokenizerJson(folder, name)) ?? {};
   const files: LegacyConfig = {
     config,
     specialTokensMap: await optional("special_tokens_map.json"),
     addedTokens: await optional("added_tokens.json"),
   };
-  const text = (name: string): Promise<string> => readFile(where(name), "utf8");
+  const text = (name: string): Promise<string> => required(folder, name, readTokenizerText);
   if (has("vocab.json", "merges.txt")) {
-    const vocab = await readJson(where("vocab.json"));
+    const vocab = await json("vocab.json");
     return { ...legacyBpe(vocab, await text("merges.txt"), files, folder), where: where("vocab.json") };
   }
   if (has("vocab.txt")) {
     return { ...legacyWordPiece(await text("vocab.txt"), files, folder), where: where("vocab.txt") };
   }
   if (has("spiece.model")) {
-    const bytes = await readFile(where("spiece.model"));
+    const bytes = await required(folder, "spiece.model", readTokenizerFile);
     return { ...legacyUnigram(bytes, files, folder), where: where("spiece.model") };
   }
   const half = ["vocab.json", "merges.txt"].find((name) => has(name));
@@ -64,21 +66,14 @@ async function listNames(folder: string): Promise<string[]> {
   }
 }
 
-async function readJson(path: string): Promise<JsonObject> {
-  let value: unknown;
-  try {
-    value = JSON.parse(await readFile(path, "utf8"));
-  } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    const why =
-      code === "ENOENT"
-        ? "this file does not exist"
-        : code
-          ? `cannot be read (${code})`
-          : `not JSON (${message})`;
-    const remedy = `a tokenizer needs tokenizer_config.json and one of ${sets.join(", ")}`;
-    throw new UserError(`${path}: ${why}; ${remedy}`, { cause });
-  }
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as JsonObject;
-  throw new UserError(`${path}: a JSON object is required`);
+async function required<T>(
+  folder: string,
+  name: string,
+  read: (folder: string, name: string) => Promise<T | undefined>,
+): Promise<T> {
+  const found = await read(folder, name);
+  if (found !== undefined) return found;
+  throw new UserError(
+    `${join(folder, name)}: this file does not exist; a tokenizer needs tokenizer_config.json and one of ${sets.join(", ")}`,
+  );
 }

@@ -1,9 +1,11 @@
 /** Text to token ids and back, from the tokenizer files of a folder. */
-import { Tokenizer as Backend } from "@huggingface/tokenizers";
+import { quoted } from "../quoted.js";
 import { UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
-import { contentOf, type JsonObject } from "./legacy-added-tokens.js";
-import { charsmapNormalizer } from "./precompiled-charsmap.js";
+import { cleanedUp } from "./decoders.js";
+import { contentOf } from "./legacy-added-tokens.js";
+import type { JsonObject } from "./parts.js";
+import { readPipeline } from "./pipeline.js";
 import type { TokenizerFiles } from "./tokenizer-files.js";
 import { readTokenizerFolder } from "./tokenizer-folder.js";
 
@@ -65,30 +67,23 @@ export function createTokenizer(
   config: JsonObject,
   where = "tokenizer.json",
 ): TextTokenizer {
-  let backend: Backend;
-  try {
-    backend = new Backend({ ...json, pre_tokenizer: splittingAtWhiteSpace(json["pre_tokenizer"]) }, config);
-    useCharsmaps(backend.normalizer as Normalizer | null, where);
-  } catch (cause) {
-    if (cause instanceof UserError) throw cause;
-    throw new UserError(`${where}: cannot be used as a tokenizer (${(cause as Error).message})`, { cause });
-  }
-  const vocabularySize = largestId(backend) + 1;
-  // Absent, Python's transformers takes this as false; the library underneath would take it as true.
-  const cleanUp = config["clean_up_tokenization_spaces"] === true;
-  const specialIds = specialIdsOf(backend, config);
+  const { ids, tokens, special, encodeText, around, decodeTokens, isBpe } = readPipeline(json, config, where);
+  let vocabularySize = 0;
+  for (const id of tokens.keys()) vocabularySize = Math.max(vocabularySize, id + 1);
+  // Absent, Python's transformers takes this as false. It does not clean up behind BPE.
+  const cleanUp = config["clean_up_tokenization_spaces"] === true && !isBpe;
+  const specialIds = specialIdsOf(ids, config);
 
-  const encode: TextTokenizer["encode"] = (text, { addSpecialTokens = true } = {}) =>
-    backend.encode(text, { add_special_tokens: addSpecialTokens }).ids;
+  const encode: TextTokenizer["encode"] = (text, { addSpecialTokens = true } = {}) => {
+    const bare = encodeText(text);
+    return addSpecialTokens ? [...around.before, ...bare, ...around.after] : bare;
+  };
 
   const encodeWithin = (text: string, most = Infinity): number[] => {
-    const ids = encode(text);
-    if (ids.length <= most) return ids;
-    const bare = encode(text, { addSpecialTokens: false });
-    const around = ids.length - bare.length;
-    const kept = Math.max(0, most - around);
-    const start = positionOf(bare, ids);
-    return [...ids.slice(0, start + kept), ...ids.slice(start + bare.length)].slice(0, most);
+    const bare = encodeText(text);
+    const { before, after } = around;
+    const kept = Math.max(0, most - before.length - after.length);
+    return [...before, ...bare.slice(0, kept), ...after].slice(0, most);
   };
 
   return {
@@ -106,71 +101,30 @@ export function createTokenizer(
       }
       return padded(rows, length, side, pad ?? 0);
     },
-    decode(ids, { skipSpecialTokens = true } = {}) {
-      const known = ids.filter((id) => backend.id_to_token(id) !== undefined);
-      if (known.length === 0) return "";
-      const options = { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: cleanUp };
-      return backend.decode(known, options);
+    decode(row, { skipSpecialTokens = true } = {}) {
+      const known = row
+        .filter((id) => !(skipSpecialTokens && special.has(id)))
+        .flatMap((id) => tokens.get(id) ?? []);
+      const text = decodeTokens(known);
+      return cleanUp ? cleanedUp(text) : text;
     },
     idOf(token) {
-      const id = backend.token_to_id(token);
-      if (id === undefined) throw new UserError(`${where}: has no token ${JSON.stringify(token)}`);
+      const id = ids.get(token);
+      if (id === undefined) throw new UserError(`${where}: has no token ${quoted(token)}`);
       return id;
     },
-    has: (token) => backend.token_to_id(token) !== undefined,
+    has: (token) => ids.has(token),
   };
 }
 
-/**
- * The same pre-tokenizer with `WhitespaceSplit` spelt out as a pattern: the library takes JavaScript's `\s` for it, which
- * lacks U+0085 and has U+FEFF; Python's tokenizers go by Unicode's White_Space.
- */
-function splittingAtWhiteSpace(value: unknown): unknown {
-  const { type, pretokenizers } = (value ?? {}) as { type?: unknown; pretokenizers?: unknown };
-  if (type === "WhitespaceSplit") {
-    return { type: "Split", pattern: { Regex: "\\P{White_Space}+" }, behavior: "Removed", invert: true };
-  }
-  if (!Array.isArray(pretokenizers)) return value;
-  return { ...(value as object), pretokenizers: pretokenizers.map(splittingAtWhiteSpace) };
-}
-
-interface Normalizer {
-  readonly config?: { readonly type?: unknown; readonly precompiled_charsmap?: unknown };
-  /** The parts of a sequence. */
-  readonly normalizers?: readonly (Normalizer | null)[];
-  normalize(text: string): string;
-}
-
-/** Gives every `Precompiled` normaliser the replacements of its own map. */
-function useCharsmaps(normalizer: Normalizer | null, where: string): void {
-  for (const part of normalizer?.normalizers ?? []) useCharsmaps(part, where);
-  const { type, precompiled_charsmap: map } = normalizer?.config ?? {};
-  if (type !== "Precompiled" || typeof map !== "string" || map === "") return;
-  normalizer!.normalize = charsmapNormalizer(Buffer.from(map, "base64"), where);
-}
-
-function largestId(backend: Backend): number {
-  let largest = -1;
-  for (const id of backend.get_vocab().values()) largest = Math.max(largest, id);
-  return largest;
-}
-
-function specialIdsOf(backend: Backend, config: JsonObject): TextTokenizer["specialIds"] {
-  const ids: Partial<Record<"bos" | "eos" | "pad" | "unk" | "cls" | "sep", number>> = {};
+function specialIdsOf(ids: ReadonlyMap<string, number>, config: JsonObject): TextTokenizer["specialIds"] {
+  const found: Partial<Record<"bos" | "eos" | "pad" | "unk" | "cls" | "sep", number>> = {};
   for (const role of ["bos", "eos", "pad", "unk", "cls", "sep"] as const) {
     const content = contentOf(config[`${role}_token`]);
-    const id = content === undefined ? undefined : backend.token_to_id(content);
-    if (id !== undefined) ids[role] = id;
+    const id = content === undefined ? undefined : ids.get(content);
+    if (id !== undefined) found[role] = id;
   }
-  return ids;
-}
-
-/** Where the run `part` starts in `whole`. */
-function positionOf(part: readonly number[], whole: readonly number[]): number {
-  for (let start = 0; start <= whole.length - part.length; start++) {
-    if (part.every((id, i) => whole[start + i] === id)) return start;
-  }
-  return 0;
+  return found;
 }
 
 function padded(

@@ -49,7 +49,8 @@ export async function writeRetrievalModel(
           vocab,
         },
       },
-      "tokenizer_config.json": { pad_token: "w0", unk_token: "w3" },
+      // No role for w3: a token with one is cut out of every text, also out of w33.
+      "tokenizer_config.json": { pad_token: "w0" },
       ...files,
     },
   });

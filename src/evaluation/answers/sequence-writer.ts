@@ -6,7 +6,7 @@ import type { TextTokenizer } from "../../text/tokenizer.js";
 import { rememberingEncoder, type TokenRow } from "../../training/token-rows.js";
 
 /** Asks in the form that published BLIP-2 prompts have. */
-export const questionPrompt = (question: string): string => `Question: ${question} Answer:`;
+const questionPrompt = (question: string): string => `Question: ${question} Answer:`;
 
 /** The token that ends a caption or an answer, as in published BLIP-2 with OPT. */
 export function newlineId(tokenizer: TextTokenizer): number {

@@ -202,6 +202,7 @@ export const vision = defineRecipe<VisionConfig>({
 
   async prepare(config, hooks) {
     const opened = await openPictures(config, hooks);
+    checkContrast(config, opened.train.length);
     const isScenes = config.patchWeight > 0;
     const scenes = isScenes
       ? { world: await readWorld(config.data), scenes: await readScenes(config.data, config.splits.train) }
