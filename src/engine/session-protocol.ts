@@ -36,6 +36,9 @@ export type RequestBody = Request extends infer R
     : never
   : never;
 
+/** The number of no request: the process that owns the runtime fails as a whole. A thread's failure is an event of its own. */
+export const failureId = -1;
+
 export interface Reply {
   readonly id: number;
   readonly value?: HostTensors | undefined;
