@@ -9,7 +9,7 @@ import { planConversion } from "./plan.js";
 import { writeConversion } from "./write.js";
 
 /** How float tensors may be stored. */
-export const storedTypes = ["unchanged", "float32", "float16"] as const;
+const storedTypes = ["unchanged", "float32", "float16"] as const;
 
 export interface ConvertOptions extends LoadingHooks {
   /** eva_vit_g.pth or clip_vit_L.pth, where a .pth holds no image encoder. */
