@@ -1,4 +1,5 @@
 /** BLIP-2 for TypeScript: the public surface. */
+export { convertCheckpoint, type ConvertedCheckpoint, type ConvertOptions } from "./conversion/convert.js";
 export { InternalError, InterruptedError, UserError } from "./errors.js";
 export type { DType, HostTensor } from "./host-tensor.js";
 export { drawAttention, type AttentionPicture } from "./images/draw-attention.js";

@@ -1,6 +1,14 @@
 /** What crosses the border between a caller and the thread that owns the runtime. */
 import type { HostTensors, Slots } from "./device.js";
-import type { PlacedModel } from "./placement.js";
+
+/** A model as the runtime can load it. */
+export type PlacedModel =
+  { readonly path: string } | { readonly bytes: Uint8Array; readonly externalData: readonly NamedBytes[] };
+
+export interface NamedBytes {
+  readonly path: string;
+  readonly data: Uint8Array<ArrayBuffer>;
+}
 
 export interface WorkerSettings {
   readonly threads: number;

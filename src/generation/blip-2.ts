@@ -62,7 +62,7 @@ export class Blip2 {
     const opened = await readModelFolder(await findModel(name, hub));
     const where = (file: string): string => `${opened.path}/${file}`;
     const published = blip2Config(opened.config, where("config.json"));
-    const { vision, pictures, weights } = sizedVision(opened, published.vision_config, imageSize);
+    const { vision, preprocessing, weights } = sizedVision(opened, published.vision_config, imageSize);
     const config = { ...published, vision_config: vision };
     const tokenizer = await loadTokenizer(opened.path);
     const { vocab_size: rows } = config.text_config;
@@ -83,7 +83,7 @@ export class Blip2 {
     try {
       const parts = attentionOnly ? (["vision"] as const) : blip2Parts;
       const runner = await Blip2Runner.load(device, config, weights, { precision, parts, ...hub });
-      return new Blip2(device, runner, tokenizer, pictures, defaults);
+      return new Blip2(device, runner, tokenizer, preprocessing, defaults);
     } catch (error) {
       await device.close();
       throw error;

@@ -3,54 +3,42 @@
  * two embeddings, cheap and made for indexes, and the matching head, which looks at picture and text together.
  */
 import { show } from "../check-options.js";
-import { readModelFolder } from "../checkpoints/model-folder.js";
-import type { Device } from "../engine/index.js";
-import { openDevice } from "../engine/node.js";
-import { stopIf, UserError } from "../errors.js";
-import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
-import { findModel } from "../hub/hub.js";
-import { loadImage, type ImageSource } from "../images/load-image.js";
-import { preprocess, type PreprocessConfig } from "../images/preprocess.js";
+import { UserError } from "../errors.js";
+import { int64Tensor, type HostTensor } from "../host-tensor.js";
+import type { ImageSource } from "../images/load-image.js";
+import type { PictureEncoder } from "../loading/picture-encoder.js";
 import type { ImageAttention, MatchingAttention } from "../models/attention-maps.js";
-import { retrievalConfig, type RetrievalConfig } from "../models/blip-2-retrieval.js";
+import type { RetrievalConfig } from "../models/blip-2-retrieval.js";
 import { imageAttention } from "../models/cross-attention.js";
-import { sizedVision } from "../loading/picture-size.js";
 import { OpenCalls } from "../open-calls.js";
-import { loadTokenizer, type TextTokenizer } from "../text/tokenizer.js";
 import type {
-  EncodedPair,
-  ImageTextMatch,
   ImageTextPair,
   ImageTextScore,
   RankedText,
   RetrieverForwardInputs,
   RetrieverForwardOutputs,
 } from "./calls.js";
-import { EncodedImage } from "./encoded-image.js";
+import type { EncodedImage } from "./encoded-image.js";
 import { forwardPass } from "./forward.js";
+import type { ImageSide } from "./image-side.js";
+import { openRetriever, type OpenRetriever } from "./open-retriever.js";
 import { checkRetrieverOptions, type RetrieverLoadOptions, type RetrieverRunOptions } from "./options.js";
-import { RetrievalRunner } from "./retrieval-runner.js";
-import { bestCosine, checkFinite, matchOf } from "./similarity.js";
-import { RetrievalTexts } from "./texts.js";
-
-/** How much runs at once. */
-const picturesAtOnce = 8;
-const textsAtOnce = 64;
-const pairsAtOnce = 32;
+import { PairScores } from "./pair-scores.js";
+import type { RetrievalRunner } from "./retrieval-runner.js";
+import { bestCosine, checkFinite, matchOf, type ImageTextMatch } from "./scores.js";
+import type { TextSide } from "./text-side.js";
 
 export class Blip2Retriever {
   private readonly calls = new OpenCalls();
-  private readonly texts: RetrievalTexts;
+  private readonly pairs: PairScores;
 
-  private constructor(
-    private readonly device: Device,
-    private readonly runner: RetrievalRunner,
-    tokenizer: TextTokenizer,
-    private readonly preprocessing: PreprocessConfig,
-    maxTextLength: number | undefined,
-  ) {
-    const { max_position_embeddings: positions, vocab_size: vocabulary } = runner.config.qformer_config;
-    this.texts = new RetrievalTexts(tokenizer, { positions, vocabulary, maxTextLength });
+  private readonly runner: RetrievalRunner;
+  private readonly images: ImageSide;
+  private readonly texts: TextSide;
+
+  private constructor(private readonly opened: OpenRetriever) {
+    ({ runner: this.runner, images: this.images, texts: this.texts } = opened);
+    this.pairs = new PairScores(this.runner, this.images, this.texts);
   }
 
   /**
@@ -59,30 +47,7 @@ export class Blip2Retriever {
    */
   static async load(name: string, options: RetrieverLoadOptions = {}): Promise<Blip2Retriever> {
     checkRetrieverOptions("load", options);
-    const { precision = "fp32", threads, imageSize, maxTextLength, ...hub } = options;
-    const { signal } = hub;
-    const opened = await readModelFolder(await findModel(name, hub));
-    const published = retrievalConfig(opened.config, `${opened.path}/config.json`);
-    const { max_position_embeddings: positions } = published.qformer_config;
-    if (maxTextLength !== undefined && maxTextLength > positions) {
-      throw new UserError(
-        `load: maxTextLength is ${maxTextLength}: at most ${positions} is required, the model's text positions`,
-      );
-    }
-    const { vision, pictures, weights } = sizedVision(opened, published.vision_config, imageSize);
-    const tokenizer = await loadTokenizer(opened.path);
-    stopIf(signal);
-    const device = openDevice({ threads });
-    try {
-      const runner = await RetrievalRunner.load(device, { ...published, vision_config: vision }, weights, {
-        precision,
-        ...hub,
-      });
-      return new Blip2Retriever(device, runner, tokenizer, pictures, maxTextLength);
-    } catch (error) {
-      await device.close();
-      throw error;
-    }
+    return new Blip2Retriever(await openRetriever(name, options));
   }
 
   /** The checked config.json, with the picture size in use. */
@@ -96,8 +61,7 @@ export class Blip2Retriever {
     text: string,
     options: RetrieverRunOptions = {},
   ): Promise<ImageTextScore> {
-    checkRetrieverOptions("score", options);
-    const [score] = await this.scored("score", [{ image, text }], options);
+    const [score] = await this.scoresOf("score", [{ image, text }], options);
     return score!;
   }
 
@@ -107,10 +71,9 @@ export class Blip2Retriever {
     texts: readonly string[],
     options: RetrieverRunOptions = {},
   ): Promise<ImageTextScore[]> {
-    checkRetrieverOptions("scoreTexts", options);
     this.texts.check("scoreTexts", texts);
     const pairs = texts.map((text) => ({ image, text }));
-    return this.scored("scoreTexts", pairs, options);
+    return this.scoresOf("scoreTexts", pairs, options);
   }
 
   /**
@@ -125,8 +88,8 @@ export class Blip2Retriever {
     checkRetrieverOptions("rankTexts", options);
     this.texts.check("rankTexts", texts);
     return this.calls.run(async () => {
-      const rows = await this.textRows("rankTexts", texts, options.signal);
-      const [encoded] = await this.encode([image], options.signal);
+      const rows = await this.texts.embed("rankTexts", texts, options.signal);
+      const [encoded] = await this.images.encode([image], options.signal);
       return texts
         .map((text, index) => ({ text, index, itc: bestCosine(encoded!.embedding, rows[index]!) }))
         .sort((a, b) => b.itc - a.itc);
@@ -138,21 +101,7 @@ export class Blip2Retriever {
     pairs: readonly ImageTextPair[],
     options: RetrieverRunOptions = {},
   ): Promise<ImageTextScore[]> {
-    checkRetrieverOptions("scorePairs", options);
-    requireList("scorePairs", "pairs", pairs);
-    return this.scored("scorePairs", pairs, options);
-  }
-
-  /** @internal The matching head alone, for pairs in their order. Pairs of one picture share most work where they are neighbours. */
-  async matchEncoded(
-    pairs: readonly EncodedPair[],
-    { signal }: RetrieverRunOptions = {},
-  ): Promise<ImageTextMatch[]> {
-    return this.calls.run(async () => {
-      const matches: ImageTextMatch[] = [];
-      for (const part of chunks(pairs, pairsAtOnce)) matches.push(...(await this.matchPart(part, signal)));
-      return matches;
-    });
+    return this.scoresOf("scorePairs", pairs, options);
   }
 
   /** Pictures for repeated use: what the vision model and the queries make of them. */
@@ -161,8 +110,8 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<EncodedImage[]> {
     checkRetrieverOptions("encodeImages", options);
-    requireList("encodeImages", "images", images);
-    return this.calls.run(() => this.encode(images, options.signal));
+    checkList("encodeImages", "images", images);
+    return this.calls.run(() => this.images.encode(images, options.signal));
   }
 
   /** One row of unit length per query: Q x E numbers. The similarity to a text is the best row's. */
@@ -170,7 +119,7 @@ export class Blip2Retriever {
     image: ImageSource | EncodedImage,
     options: RetrieverRunOptions = {},
   ): Promise<Float32Array> {
-    const [embedding] = await this.embedImages([image], options);
+    const [embedding] = await this.imageRows("embedImage", [image], options);
     return embedding!;
   }
 
@@ -179,21 +128,18 @@ export class Blip2Retriever {
     images: readonly (ImageSource | EncodedImage)[],
     options: RetrieverRunOptions = {},
   ): Promise<Float32Array[]> {
-    checkRetrieverOptions("embedImages", options);
-    requireList("embedImages", "images", images);
-    const encoded = await this.calls.run(() => this.encode(images, options.signal));
-    return encoded.map(({ embedding }) => embedding.slice());
+    return this.imageRows("embedImages", images, options);
   }
 
   /** A row of unit length: E numbers. */
   async embedText(text: string, options: RetrieverRunOptions = {}): Promise<Float32Array> {
-    const [embedding] = await this.embedded("embedText", [text], options);
+    const [embedding] = await this.textRows("embedText", [text], options);
     return embedding!;
   }
 
   /** The same for several texts, in their order. */
   async embedTexts(texts: readonly string[], options: RetrieverRunOptions = {}): Promise<Float32Array[]> {
-    return this.embedded("embedTexts", texts, options);
+    return this.textRows("embedTexts", texts, options);
   }
 
   /**
@@ -206,7 +152,7 @@ export class Blip2Retriever {
   ): Promise<ImageAttention> {
     checkRetrieverOptions("attention", options);
     return this.calls.run(async () => {
-      const features = this.stacked(await this.encode([image], options.signal));
+      const features = this.images.stacked(await this.images.encode([image], options.signal));
       const nothing = int64Tensor([0], [1, 1]);
       const run = await this.runner.matchingAttention(features, nothing, nothing, options.signal);
       return imageAttention(this.config, run.probabilities);
@@ -223,18 +169,26 @@ export class Blip2Retriever {
     options: RetrieverRunOptions = {},
   ): Promise<MatchingAttention> {
     checkRetrieverOptions("matchingAttention", options);
-    const { signal } = options;
     this.texts.check("matchingAttention", [text]);
     return this.calls.run(async () => {
-      const { inputIds, attentionMask } = await this.texts.tokens("matchingAttention", [text], signal);
-      const features = this.stacked(await this.encode([image], signal));
-      const run = await this.runner.matchingAttention(features, inputIds, attentionMask, signal);
-      checkFinite("matchingAttention", run.logits);
+      const { inputIds, attentionMask } = await this.texts.tokens(
+        "matchingAttention",
+        [text],
+        options.signal,
+      );
+      const features = this.images.stacked(await this.images.encode([image], options.signal));
+      const { probabilities, gradients, logits } = await this.runner.matchingAttention(
+        features,
+        inputIds,
+        attentionMask,
+        options.signal,
+      );
+      checkFinite("matchingAttention", logits);
       return {
-        ...imageAttention(this.config, run.probabilities),
+        ...imageAttention(this.config, probabilities),
         text,
-        gradients: run.gradients.data as Float32Array,
-        ...matchOf(run.logits, 0),
+        gradients: gradients.data as Float32Array,
+        ...matchOf(logits, 0),
       };
     });
   }
@@ -245,152 +199,71 @@ export class Blip2Retriever {
     return this.calls.run(() => forwardPass(this.runner, inputs));
   }
 
+  /** @internal The image encoder alone, at the precision of this retriever, for a store of features. */
+  get encoder(): PictureEncoder {
+    return this.opened.encoder;
+  }
+
+  /** @internal As `embedImages`, from features before the norm, [B, P, D_img]. */
+  embedFeatures(features: HostTensor, signal?: AbortSignal): Promise<Float32Array[]> {
+    return this.calls.run(() => this.images.embed(features, signal));
+  }
+
+  /** @internal The matching head alone on texts, with the picture of each as its place in `features`, [B, P, D_img]; all at once. */
+  matchFeatures(
+    features: HostTensor,
+    pictures: readonly number[],
+    texts: readonly string[],
+    signal?: AbortSignal,
+  ): Promise<ImageTextMatch[]> {
+    return this.calls.run(() => this.pairs.matches("matchFeatures", features, pictures, texts, signal));
+  }
+
   /** Frees the model. Calls under way are finished first, and later ones refused; closing twice is harmless. */
   close(): Promise<void> {
-    return this.calls.close(() => this.device.close());
+    return this.calls.close(() => this.opened.device.close());
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
-  private scored(
-    call: string,
+  private async scoresOf(
+    call: "score" | "scoreTexts" | "scorePairs",
     pairs: readonly ImageTextPair[],
-    { signal }: RetrieverRunOptions,
+    options: RetrieverRunOptions,
   ): Promise<ImageTextScore[]> {
-    // Texts first: what is wrong with them shows before the vision model has worked.
-    const texts = [...new Set(pairs.map((pair) => pair?.text))];
-    this.texts.check(call, texts);
-    return this.calls.run(() => this.pairScores(call, pairs, texts, signal));
+    checkRetrieverOptions(call, options);
+    checkList(call, "pairs", pairs);
+    this.texts.check(
+      call,
+      pairs.map((pair) => (pair as ImageTextPair | null)?.text as string),
+    );
+    return this.calls.run(() => this.pairs.scores(call, pairs, options.signal));
   }
 
-  private embedded(
+  private async imageRows(
+    call: "embedImage" | "embedImages",
+    images: readonly (ImageSource | EncodedImage)[],
+    options: RetrieverRunOptions,
+  ): Promise<Float32Array[]> {
+    checkRetrieverOptions(call, options);
+    checkList(call, "images", images);
+    const encoded = await this.calls.run(() => this.images.encode(images, options.signal));
+    return encoded.map(({ embedding }) => embedding.slice());
+  }
+
+  private async textRows(
     call: "embedText" | "embedTexts",
     texts: readonly string[],
     options: RetrieverRunOptions,
   ): Promise<Float32Array[]> {
-    checkRetrieverOptions("embedTexts", options);
+    checkRetrieverOptions(call, options);
     this.texts.check(call, texts);
-    return this.calls.run(() => this.textRows(call, texts, options.signal));
-  }
-
-  /** [E] of each text. */
-  private async textRows(
-    call: string,
-    texts: readonly string[],
-    signal: AbortSignal | undefined,
-  ): Promise<Float32Array[]> {
-    const width = this.config.image_text_hidden_size;
-    const rows: Float32Array[] = [];
-    for (const part of chunks(texts, textsAtOnce)) {
-      const { inputIds, attentionMask } = await this.texts.tokens(call, part, signal);
-      const data = checkFinite("texts", await this.runner.textEmbeds(inputIds, attentionMask, signal));
-      part.forEach((_, i) => rows.push((data as Float32Array).slice(i * width, (i + 1) * width)));
-    }
-    return rows;
-  }
-
-  private async pairScores(
-    call: string,
-    pairs: readonly ImageTextPair[],
-    texts: readonly string[],
-    signal: AbortSignal | undefined,
-  ): Promise<ImageTextScore[]> {
-    const textRows = await this.textRows(call, texts, signal);
-    const embeddings = new Map(texts.map((text, i) => [text, textRows[i]!]));
-    const scores: ImageTextScore[] = [];
-    let known = new Map<ImageSource | EncodedImage, EncodedImage>();
-    for (const part of chunks(pairs, pairsAtOnce)) {
-      const images = [...new Set(part.map(({ image }) => image))];
-      const fresh = images.filter((image) => !known.has(image));
-      const encoded = await this.encode(fresh, signal);
-      const all = new Map([...known, ...fresh.map((image, i) => [image, encoded[i]!] as const)]);
-      // Only this part's pictures are held: a list of pairs may name thousands.
-      known = new Map(images.map((image) => [image, all.get(image)!]));
-      const seen = part.map(({ image, text }) => ({ image: known.get(image)!, text }));
-      const matches = await this.matchPart(seen, signal);
-      for (const [i, { image, text }] of seen.entries()) {
-        scores.push({ itc: bestCosine(image.embedding, embeddings.get(text)!), ...matches[i]! });
-      }
-    }
-    return scores;
-  }
-
-  /** At most `pairsAtOnce` pairs. What the head sees of a picture is computed once. */
-  private async matchPart(
-    pairs: readonly EncodedPair[],
-    signal: AbortSignal | undefined,
-  ): Promise<ImageTextMatch[]> {
-    const images = [...new Set(pairs.map(({ image }) => image))];
-    const texts = pairs.map(({ text }) => text);
-    const { inputIds, attentionMask } = await this.texts.tokens("match", texts, signal);
-    const logits = await this.runner.matchingLogits(
-      this.stacked(images),
-      int64Tensor(
-        pairs.map(({ image }) => images.indexOf(image)),
-        [pairs.length],
-      ),
-      inputIds,
-      attentionMask,
-      signal,
-    );
-    checkFinite("matching", logits);
-    return pairs.map((_, row) => matchOf(logits, row));
-  }
-
-  private async encode(
-    images: readonly (ImageSource | EncodedImage)[],
-    signal: AbortSignal | undefined,
-  ): Promise<EncodedImage[]> {
-    const encoded: EncodedImage[] = [];
-    for (const part of chunks(images, picturesAtOnce)) {
-      stopIf(signal);
-      const sources = part.filter((image): image is ImageSource => !(image instanceof EncodedImage));
-      const seen = sources.length === 0 ? [] : await this.encodeBatch(sources, signal);
-      for (const image of part) {
-        if (image instanceof EncodedImage) image.featuresOf(this);
-        encoded.push(image instanceof EncodedImage ? image : seen.shift()!);
-      }
-    }
-    return encoded;
-  }
-
-  private async encodeBatch(
-    images: readonly ImageSource[],
-    signal: AbortSignal | undefined,
-  ): Promise<EncodedImage[]> {
-    const pixels = preprocess(
-      await Promise.all(images.map((image) => loadImage(image, { signal }))),
-      this.preprocessing,
-    );
-    const { hidden } = await this.runner.look(pixels, { signal });
-    const embeds = await this.runner.imageEmbeds(hidden, signal);
-    checkFinite("pictures", embeds);
-    const row = ({ data }: HostTensor, i: number): Float32Array => {
-      const size = data.length / images.length;
-      return (data as Float32Array).slice(i * size, (i + 1) * size);
-    };
-    return images.map((_, i) => new EncodedImage(this, row(embeds, i), row(hidden, i)));
-  }
-
-  /** [B, P, D_img] */
-  private stacked(images: readonly EncodedImage[]): HostTensor {
-    const parts = images.map((image) => image.featuresOf(this));
-    const { hidden_size: width } = this.config.vision_config;
-    const size = parts[0]!.length;
-    const data = new Float32Array(parts.length * size);
-    parts.forEach((part, b) => data.set(part, b * size));
-    return float32Tensor(data, [parts.length, size / width, width]);
+    return this.calls.run(() => this.texts.embed(call, texts, options.signal));
   }
 }
 
-function requireList(call: string, name: string, value: unknown): void {
+function checkList(call: string, name: string, value: unknown): void {
   if (!Array.isArray(value)) throw new UserError(`${call}: ${name} is ${show(value)}: an array is required`);
-}
-
-function chunks<T>(items: readonly T[], size: number): T[][] {
-  return Array.from({ length: Math.ceil(items.length / size) }, (_, i) =>
-    items.slice(i * size, (i + 1) * size),
-  );
 }

@@ -27,14 +27,6 @@ export interface ImageTextPair {
   readonly text: string;
 }
 
-export interface EncodedPair {
-  readonly image: EncodedImage;
-  readonly text: string;
-}
-
-/** Of a pair, what the matching head says. */
-export type ImageTextMatch = Pick<ImageTextScore, "itmLogit" | "itmProbability">;
-
 export interface RetrieverForwardInputs {
   /** [B, 3, S, S] */
   readonly pixelValues: RawTensor;

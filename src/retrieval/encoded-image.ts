@@ -1,4 +1,3 @@
-/** A picture for repeated use. */
 import { UserError } from "../errors.js";
 
 /** A picture that the vision model has seen, from `encodeImages`. Stands for the picture wherever one is taken. */

@@ -4,42 +4,15 @@ import { float32Tensor, int64Tensor, type HostTensor } from "../host-tensor.js";
 import { checkIds, checkMask, floats, integers, requireDims, withoutImageTokens } from "../raw-tensors.js";
 import type { RetrieverForwardInputs, RetrieverForwardOutputs } from "./calls.js";
 import type { RetrievalRunner } from "./retrieval-runner.js";
-import { bestCosine } from "./similarity.js";
+import { bestCosine, rowOf } from "./scores.js";
 
 /** Throws a `UserError` that names the tensor which does not fit. */
 export async function forwardPass(
   runner: RetrievalRunner,
   inputs: RetrieverForwardInputs,
 ): Promise<RetrieverForwardOutputs> {
-  const { config } = runner;
   const { signal, useImageTextMatchingHead: isMatching = false } = inputs;
-  const { vision_config: vision, num_query_tokens: queries } = config;
-  const pixels = floats("pixelValues", inputs.pixelValues);
-  const [batch = 0] = pixels.dims;
-  requireDims("pixelValues", pixels, [batch, 3, vision.image_size, vision.image_size]);
-  if (batch === 0) throw new UserError("forward: pixelValues hold no picture; at least one is required");
-  const given = integers("inputIds", inputs.inputIds);
-  const [count = 0, columns = 0] = given.dims;
-  requireDims("inputIds", given, [isMatching ? batch : count, columns]);
-  const ones = int64Tensor(new BigInt64Array(given.data.length).fill(1n), given.dims);
-  const givenMask =
-    inputs.attentionMask === undefined ? ones : integers("attentionMask", inputs.attentionMask);
-  requireDims("attentionMask", givenMask, given.dims);
-  const imageToken = config.image_token_index ?? undefined;
-  const ids = imageToken === undefined ? given : withoutImageTokens(given, imageToken, queries);
-  const mask = imageToken === undefined ? givenMask : withoutColumns(givenMask, queries);
-  const [, length = 0] = ids.dims;
-  const { vocab_size: rows, max_position_embeddings: positions } = config.qformer_config;
-  if (ids.data.length === 0)
-    throw new UserError("forward: inputIds hold no text; a row with one token at least is required");
-  if (length > positions) {
-    throw new UserError(
-      `forward: inputIds hold texts of ${length} tokens, the model has ${positions} positions; shorten them`,
-    );
-  }
-  checkIds("inputIds", ids, rows);
-  checkMask("attentionMask", givenMask);
-  checkMask("the text's part of attentionMask", mask);
+  const { batch, count, pixels, ids, mask } = checked(runner, inputs, isMatching);
   const { hidden, visionFeatures } = await runner.look(pixels, { signal, normalised: true });
   if (isMatching) {
     const picture = int64Tensor(range(batch), [batch]);
@@ -48,15 +21,47 @@ export async function forwardPass(
   }
   const imageEmbeds = await runner.imageEmbeds(hidden, signal);
   const textEmbeds = await runner.textEmbeds(ids, mask, signal);
-  const width = config.image_text_hidden_size;
-  const rowsOf = (tensor: HostTensor, i: number, rows: number): Float32Array =>
-    (tensor.data as Float32Array).subarray(i * rows * width, (i + 1) * rows * width);
-  const cosines = range(batch).flatMap((b) =>
-    range(count).map((t) => bestCosine(rowsOf(imageEmbeds, b, queries), rowsOf(textEmbeds, t, 1))),
-  );
+  const texts = range(count).map((t) => rowOf(textEmbeds, t, count));
+  const cosines = range(batch).flatMap((b) => {
+    const queries = rowOf(imageEmbeds, b, batch);
+    return texts.map((text) => bestCosine(queries, text));
+  });
   const logitsPerImage = float32Tensor(cosines, [batch, count]);
   const logitsPerText = transposed(logitsPerImage);
   return { logitsPerImage, logitsPerText, imageEmbeds, textEmbeds, visionFeatures: visionFeatures! };
+}
+
+/** The tensors as the programs take them: ids and mask of the text alone, int64 [N, T]. */
+function checked({ config }: RetrievalRunner, inputs: RetrieverForwardInputs, isMatching: boolean) {
+  const { vision_config: vision, qformer_config: qformer, num_query_tokens: queries } = config;
+  const pixels = floats("pixelValues", inputs.pixelValues);
+  const [batch = 0] = pixels.dims;
+  requireDims("pixelValues", pixels, [batch, 3, vision.image_size, vision.image_size]);
+  if (batch === 0) throw new UserError("forward: pixelValues hold no picture; at least one is required");
+  const given = integers("inputIds", inputs.inputIds);
+  const [count = 0, columns = 0] = given.dims;
+  requireDims("inputIds", given, [isMatching ? batch : count, columns]);
+  const imageToken = config.image_token_index ?? undefined;
+  const lead = imageToken === undefined ? 0 : queries;
+  if (count === 0 || columns === lead)
+    throw new UserError("forward: inputIds hold no text; at least one token is required");
+  const ones = int64Tensor(new BigInt64Array(given.data.length).fill(1n), given.dims);
+  const givenMask =
+    inputs.attentionMask === undefined ? ones : integers("attentionMask", inputs.attentionMask);
+  requireDims("attentionMask", givenMask, given.dims);
+  checkMask("attentionMask", givenMask);
+  const ids = imageToken === undefined ? given : withoutImageTokens(given, imageToken, queries);
+  checkIds("inputIds", ids, qformer.vocab_size);
+  const length = columns - lead;
+  const { max_position_embeddings: positions } = qformer;
+  if (length > positions)
+    throw new UserError(
+      `forward: inputIds hold texts of ${length} tokens, the model has ${positions} positions; shorten them`,
+    );
+  // The queries see no mask: of a text, something must be there.
+  const mask = withoutColumns(givenMask, lead);
+  checkMask("the text's part of attentionMask", mask);
+  return { batch, count, pixels, ids, mask };
 }
 
 function transposed({ data, dims }: HostTensor): HostTensor {

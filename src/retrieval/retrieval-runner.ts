@@ -37,9 +37,6 @@ export interface MatchingRun {
   readonly logits: HostTensor;
 }
 
-/** Runs under way at once do not share slots. */
-let runs = 0;
-
 export class RetrievalRunner {
   private attending: Promise<Program> | undefined;
 
@@ -139,13 +136,12 @@ export class RetrievalRunner {
     pixels: HostTensor,
     { signal, normalised = false }: LookOptions = {},
   ): Promise<{ readonly hidden: HostTensor; readonly visionFeatures?: HostTensor }> {
-    const slot = `retrieval.${runs++}`;
-    const residentOutputs = normalised ? {} : { visionFeatures: slot };
+    await using slots = this.device.slots();
+    const residentOutputs = normalised ? {} : slots.bind(["visionFeatures"]);
     const { hidden, visionFeatures } = await this.vision.run(
       { pixel_values: pixels },
       { signal, residentOutputs },
     );
-    if (!normalised) await this.device.drop([slot]);
     return { hidden: hidden!, ...(visionFeatures && { visionFeatures }) };
   }
 

@@ -6,7 +6,7 @@
 import { z } from "zod";
 import { UserError } from "../../errors.js";
 import type { Scope } from "../../nn/parameters.js";
-import type { TextTokenizer } from "../../text/tokenizer.js";
+import type { TextTokenizer } from "../../text/text-tokenizer.js";
 import type { LanguageModel } from "./language-model.js";
 import { Opt, optConfigSchema, type OptConfig } from "./opt.js";
 import { isUnreadT5Tensor, T5, t5ConfigSchema, type T5Config } from "./t5.js";

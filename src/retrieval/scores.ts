@@ -1,7 +1,9 @@
-/** How near pictures and texts are, from what the model makes of them. Q queries, E width of the shared space. */
+/** Numbers that say how well a picture and a text belong together, from what the programs give. */
 import { UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
-import type { ImageTextMatch } from "./calls.js";
+import type { ImageTextScore } from "./calls.js";
+
+export type ImageTextMatch = Pick<ImageTextScore, "itmLogit" | "itmProbability">;
 
 /** The largest dot product of a text's row with a picture's rows. queries: Q x E, text: E. */
 export function bestCosine(queries: Float32Array, text: Float32Array): number {
@@ -23,10 +25,16 @@ export function matchOf({ data, dims }: HostTensor, row: number): ImageTextMatch
 }
 
 /** Throws a `UserError` if what the model makes of pictures or texts are no numbers, which only its weights can bring about. */
-export function checkFinite(what: string, { data }: HostTensor): HostTensor["data"] {
-  if ((data as Float32Array).every(Number.isFinite)) return data;
+export function checkFinite(what: string, { data }: HostTensor): void {
+  if ((data as Float32Array).every(Number.isFinite)) return;
   throw new UserError(
     `${what}: what the model makes of them are not numbers: its weights hold values that are not finite, or too large ones; ` +
       "fetch or convert the model again",
   );
+}
+
+/** Row `i` of `count` rows of a float32 tensor, as a copy. */
+export function rowOf({ data }: HostTensor, i: number, count: number): Float32Array {
+  const size = data.length / count;
+  return (data as Float32Array).slice(i * size, (i + 1) * size);
 }
