@@ -122,11 +122,11 @@ export function unreadTensors({
   vision_config: vision,
 }: Blip2Config): (name: string) => boolean {
   const prefix = "language_model.";
-  const { isUnread } = familyOf(text);
+  const family = familyOf(text);
   return (name) =>
     name.endsWith(".position_ids") ||
     isUnusedVisionTensor(vision, name) ||
-    (name.startsWith(prefix) && isUnread(name.slice(prefix.length)));
+    (name.startsWith(prefix) && family.isUnread(name.slice(prefix.length)));
 }
 
 /**

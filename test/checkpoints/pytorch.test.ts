@@ -67,12 +67,12 @@ describe("files of torch.save", () => {
   );
 
   it("reads a file whose entries were deflated", async () => {
-    const { tensors, readAll } = await openPyTorch(`${golden}/deflated.pth`);
-    expect([...tensors.values()].map(({ dims, computed }) => [dims, computed])).toEqual([
+    const file = await openPyTorch(`${golden}/deflated.pth`);
+    expect([...file.tensors.values()].map(({ dims, computed }) => [dims, computed])).toEqual([
       [[4, 3], true],
       [[4], true],
     ]);
-    const found = await readAll();
+    const found = await file.readAll();
     expect(found.get("bias")!.data).toEqual(
       Float32Array.of(-0.38109099864959717, 0.4818471372127533, 0.031029364094138145, 0.2737889885902405),
     );

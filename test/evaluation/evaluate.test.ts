@@ -111,7 +111,7 @@ describe("caption", () => {
       generateBatch: ({ images }) => {
         batches.push(images.length);
         return Promise.resolve(
-          images.map((image) => ({ text: known.get(String(image))!, logProbability: 0 })),
+          images.map((image) => ({ text: known.get(image as string)!, logProbability: 0 })),
         );
       },
     };

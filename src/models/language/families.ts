@@ -137,7 +137,7 @@ export const familyNames = Object.keys(families) as readonly FamilyName[];
 /** The family of a checked config. */
 export function familyOf(config: Pick<LanguageConfig, "model_type">): LanguageFamily {
   // The table's type says that entry and config belong together.
-  return families[config.model_type] as unknown as LanguageFamily;
+  return families[config.model_type];
 }
 
 /** The family that a config.json or `text_config` names, if it is one of these. */
