@@ -1,9 +1,9 @@
-"""Golden numbers of text generation: test/golden/generation/{processors,searches}.safetensors and .json.
+"""Golden numbers of text generation: test/golden/generation/{processors,searches}.safetensors and .json, and ends.json.
 
 `processors` holds random scores before and after transformers' logits processors, alone and in the order in which
 `generate` applies them; what they make impossible is -1e30. `searches` runs greedy and beam search of transformers
 with those processors, and contrastive search as plain Python below, over the OPT models of test/golden/models (run
-models.py first). Ids are kept only if slightly disturbed weights give the same.
+models.py first). `ends` is what `generate` finds with settings of beginnings and ends. Ids are kept only if slightly disturbed weights give the same.
 """
 
 import json
@@ -168,26 +168,32 @@ def log_probabilities(model, arguments: dict, new: list[int], row: int) -> torch
     return logits.log_softmax(-1).gather(1, torch.tensor(new)[:, None])[:, 0]
 
 
+def golden_opt(name: str):
+    """The model, its end id, and its prompts."""
+    folder = GOLDEN / "models"
+    info = json.loads((folder / f"{name}.json").read_text())
+    stored = load_file(str(folder / f"{name}.safetensors"))
+    eos = info["generate_defaults"]["eos_token_id"]
+    config = OPTConfig(**info["config"])
+    model = OPTForCausalLM._from_config(config, attn_implementation="eager").eval()
+    weights = {key.removeprefix("weights/"): value for key, value in stored.items() if key.startswith("weights/")}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+    model.tie_weights()
+    model.generation_config.eos_token_id = eos
+    prompts = {
+        "left": {"input_ids": stored["inputs/left_ids"], "attention_mask": stored["inputs/left_mask"]},
+        "embeds": {"inputs_embeds": stored["inputs/embeds"], "attention_mask": stored["inputs/embeds_mask"]},
+    }
+    return model, eos, prompts
+
+
 @torch.no_grad()
 def make_searches() -> None:
     tensors, listed = {}, []
     for name in ("opt-1", "opt-2", "opt-3", "opt-4"):
-        folder = GOLDEN / "models"
-        info = json.loads((folder / f"{name}.json").read_text())
-        stored = load_file(str(folder / f"{name}.safetensors"))
-        eos = info["generate_defaults"]["eos_token_id"]
-        config = OPTConfig(**info["config"])
-        model = OPTForCausalLM._from_config(config, attn_implementation="eager").eval()
-        weights = {key.removeprefix("weights/"): value for key, value in stored.items() if key.startswith("weights/")}
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-        assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-        model.tie_weights()
-        model.generation_config.eos_token_id = eos
+        model, eos, prompts = golden_opt(name)
         exact = {key: value.clone() for key, value in model.state_dict().items()}
-        prompts = {
-            "left": {"input_ids": stored["inputs/left_ids"], "attention_mask": stored["inputs/left_mask"]},
-            "embeds": {"inputs_embeds": stored["inputs/embeds"], "attention_mask": stored["inputs/embeds_mask"]},
-        }
 
         def search(options: dict, arguments: dict):
             """New ids without what follows the end, for each prompt its sequences; scores of beams."""
@@ -258,6 +264,60 @@ def make_searches() -> None:
     assert kinds["penalty_alpha"] >= 12 and kinds["no_repeat_ngram_size"] >= 20, kinds
 
 
+# --- ends and lengths -------------------------------------------------------------------------------------------
+
+
+def end_requests(first: int) -> list[dict]:
+    """What a generation_config.json may ask of beginnings and ends, where greedy search would end at once."""
+    rows = [
+        {"min_new_tokens": 0},
+        {"min_new_tokens": 1},
+        {"min_new_tokens": 3},
+        {"forced_eos_token_id": 7, "suppress_tokens": [first]},
+        {"suppress_tokens": [first, 9]},
+        {"begin_suppress_tokens": [first, 11]},
+        {"begin_suppress_tokens": [first], "min_new_tokens": 2, "forced_eos_token_id": [first]},
+    ]
+    beams = {"num_beams": 4, "early_stopping": False, "length_penalty": 1.0}
+    return [{"max_new_tokens": 5, **row, **search} for row in rows for search in ({"num_beams": 1}, beams)]
+
+
+@torch.no_grad()
+def make_ends() -> None:
+    """`ends`: what searches find where the end of a text is the likeliest first token of a prompt."""
+    listed = []
+    for name in ("opt-1", "opt-2", "opt-3", "opt-4"):
+        model, _, prompts = golden_opt(name)
+        exact = {key: value.clone() for key, value in model.state_dict().items()}
+        for prompt, arguments in prompts.items():
+
+            def search(options: dict, end: int) -> list[list[int]]:
+                result = model.generate(**arguments, **options, do_sample=False, eos_token_id=end, pad_token_id=PAD)
+                before = arguments["input_ids"].shape[1] if "input_ids" in arguments else 0
+                rows = [row[before:].tolist() for row in result]
+                return [row[: row.index(end) + 1] if end in row else row for row in rows]
+
+            first = search({"max_new_tokens": 1, "num_beams": 1}, PAD)[0][0]
+            for options in end_requests(first):
+                rows = search(options, first)
+                stable = True
+                for trial in range(3):
+                    noise = generator(trial)
+                    for key, value in sorted(model.named_parameters()):
+                        value.copy_(exact[key] * (1 + 2e-5 * torch.randn(value.shape, generator=noise)))
+                    stable = stable and search(options, first) == rows
+                    model.load_state_dict(exact)
+                if not stable:
+                    print(f"  {name} {prompt} {options}: left out (the ids depend on rounding)")
+                    continue
+                listed.append({"model": name, "prompt": prompt, "end": first, "options": options, "ids": rows})
+    greedy = [run for run in listed if run["options"]["num_beams"] == 1]
+    assert any(run["ids"][0] == [run["end"]] for run in greedy if run["options"].get("min_new_tokens") == 0)
+    assert all(run["ids"][0][0] != run["end"] for run in greedy if run["options"].get("min_new_tokens") == 1)
+    path = GOLDEN / "generation" / "ends.json"
+    path.write_text("[\n" + ",\n".join("  " + json.dumps(run) for run in listed) + "\n]\n")
+
+
 def main() -> None:
     prepare()
     logging.set_verbosity_error()
@@ -265,6 +325,7 @@ def main() -> None:
     clear("generation")
     make_processors()
     make_searches()
+    make_ends()
 
 
 if __name__ == "__main__":

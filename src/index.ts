@@ -1,4 +1,5 @@
 /** BLIP-2 for TypeScript: the public surface. */
+export { convertCheckpoint, type ConvertedCheckpoint, type ConvertOptions } from "./conversion/convert.js";
 export { InternalError, InterruptedError, UserError } from "./errors.js";
 export type { DType, HostTensor } from "./host-tensor.js";
 export { drawAttention, type AttentionPicture } from "./images/draw-attention.js";
@@ -32,13 +33,13 @@ export type { ImageView } from "./generation/image-view.js";
 export type { Turn } from "./generation/questions.js";
 export type { DownloadReport, HubOptions } from "./hub/hub.js";
 export type { RawTensor } from "./raw-tensors.js";
-export {
-  Blip2Retriever,
-  type EncodedImage,
-  type ImageTextPair,
-  type ImageTextScore,
-  type RankedText,
-  type RetrieverForwardInputs,
-  type RetrieverForwardOutputs,
-} from "./retrieval/blip-2-retriever.js";
+export { Blip2Retriever } from "./retrieval/blip-2-retriever.js";
+export type {
+  ImageTextPair,
+  ImageTextScore,
+  RankedText,
+  RetrieverForwardInputs,
+  RetrieverForwardOutputs,
+} from "./retrieval/calls.js";
+export type { EncodedImage } from "./retrieval/encoded-image.js";
 export type { RetrieverLoadOptions, RetrieverRunOptions } from "./retrieval/options.js";

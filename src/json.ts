@@ -74,7 +74,7 @@ export type Remedies = (key: string, value: unknown) => string | undefined;
  * All that a schema finds wrong with `json`, in one line: unknown keys by their names, others with what they are and what is
  * required. `remedies` may know better words.
  */
-export function problemsOf(error: z.ZodError, json: unknown, remedies: Remedies = () => undefined): string {
+function problemsOf(error: z.ZodError, json: unknown, remedies: Remedies = () => undefined): string {
   const problems = error.issues.map((issue) => {
     const key = issue.path.join(".");
     if (issue.code === "unrecognized_keys") {

@@ -13,8 +13,10 @@ export function listed(items: Iterable<unknown>, separator = ", "): string {
   const all = [...items].map(String);
   const rest = all.length - mostListed;
   const shown = all.slice(0, mostListed).join(separator);
-  return rest > 0 ? `${shown} and ${rest} more` : shown;
+  if (rest <= 0) return shown;
+  return separator.includes("\n") ? `${shown}${separator}and ${rest} more` : `${shown} and ${rest} more`;
 }
 
 /** The same of names that come from files. */
-export const listedNames = (names: Iterable<string>): string => listed([...names].map(shownName));
+export const listedNames = (names: Iterable<string>, separator?: string): string =>
+  listed([...names].map(shownName), separator);

@@ -1,4 +1,5 @@
 /** Tensors as callers of `forward` bring them, checked and brought into the form that the programs take. */
+import { show } from "./check-options.js";
 import { UserError } from "./errors.js";
 import { elementCount, float32Tensor, int64Tensor, type HostTensor, type TypedArray } from "./host-tensor.js";
 
@@ -10,7 +11,7 @@ export interface RawTensor {
 
 /** As float32, all numbers. Throws a `UserError` that names the tensor. */
 export function floats(name: string, tensor: RawTensor): HostTensor {
-  checkCount(name, tensor);
+  checkForm(name, tensor);
   const { data, dims } = tensor;
   if (data instanceof BigInt64Array || data instanceof BigUint64Array)
     throw new UserError(`forward: ${name} holds 64-bit whole numbers; numbers with fractions are required`);
@@ -18,38 +19,57 @@ export function floats(name: string, tensor: RawTensor): HostTensor {
   const odd = values.findIndex((value) => !Number.isFinite(value));
   if (odd >= 0)
     throw new UserError(`forward: ${name} holds ${values[odd]} at place ${odd}; finite numbers are required`);
-  return float32Tensor(values, dims);
+  return float32Tensor(values, [...dims]);
 }
 
-/** As int64. Throws a `UserError` that names the tensor. */
+/** As int64, in memory of its own. Throws a `UserError` that names the tensor. */
 export function integers(name: string, tensor: RawTensor): HostTensor {
-  checkCount(name, tensor);
-  if (tensor.data instanceof BigInt64Array) return int64Tensor(unshared(tensor.data), tensor.dims);
-  const numbers = Array.from(tensor.data as ArrayLike<number>, Number);
-  if (!numbers.every(Number.isSafeInteger)) throw new UserError(`forward: ${name} must hold whole numbers`);
-  return int64Tensor(numbers, tensor.dims);
-}
-
-/** Memory that threads share cannot be handed to the runtime: a copy can. */
-function unshared<T extends Float32Array | BigInt64Array>(data: T): T {
-  return data.buffer instanceof ArrayBuffer ? data : (data.slice() as T);
-}
-
-function checkCount(name: string, tensor: RawTensor): void {
-  const { data, dims } = (tensor as RawTensor | null) ?? {};
-  if (!Array.isArray(dims) || data?.length === undefined || typeof data === "string") {
-    throw new UserError(`forward: ${name} must be a tensor { data, dims }`);
-  }
-  const odd = dims.find((size) => !Number.isSafeInteger(size) || size < 0);
-  if (odd !== undefined)
+  checkForm(name, tensor);
+  const { data, dims } = tensor;
+  if (data instanceof BigInt64Array) return int64Tensor(BigInt64Array.from(data), [...dims]);
+  const numbers = Array.from(data as ArrayLike<number>, Number);
+  const odd = numbers.findIndex((value) => !Number.isSafeInteger(value));
+  if (odd >= 0)
     throw new UserError(
-      `forward: ${name} has a size of ${String(odd)} in dims; whole numbers from 0 are required`,
+      `forward: ${name} must hold whole numbers, ${String(data[odd])} at place ${odd} is none of at most 2^53`,
+    );
+  return int64Tensor(numbers, [...dims]);
+}
+
+/** Memory that threads share, or that may still grow, cannot be handed to the runtime: a copy can. */
+function unshared(data: Float32Array): Float32Array {
+  const { buffer } = data;
+  const isPlain = buffer instanceof ArrayBuffer && !(buffer as { resizable?: boolean }).resizable;
+  return isPlain ? data : Float32Array.from(data);
+}
+
+/** The numbers and their shape. Values of the wrong kind would be taken for numbers: null for 0, half floats for their bits. */
+function checkForm(name: string, tensor: RawTensor): void {
+  const { data, dims, dtype } = (tensor as (RawTensor & { readonly dtype?: unknown }) | null) ?? {};
+  const isList = Array.isArray(data) || (ArrayBuffer.isView(data) && !(data instanceof DataView));
+  if (!Array.isArray(dims) || !isList) {
+    throw new UserError(
+      `forward: ${name} must be a tensor { data, dims }, with data an array of numbers or a typed array, and dims an array`,
+    );
+  }
+  if (dtype === "float16" || dtype === "bfloat16")
+    throw new UserError(`forward: ${name} is of ${dtype}, held as bits; convert it to float32`);
+  const odd = dims.findIndex((size) => !Number.isSafeInteger(size) || size < 0);
+  if (odd >= 0)
+    throw new UserError(
+      `forward: ${name} has a size of ${show(dims[odd])} in dims; whole numbers from 0 are required`,
     );
   if (data.length !== elementCount(dims)) {
     throw new UserError(
       `forward: ${name} has ${data.length} values, dims [${dims.join(", ")}] need ${elementCount(dims)}`,
     );
   }
+  if (!Array.isArray(data)) return;
+  const wrong = data.findIndex((value: unknown) => typeof value !== "number" && typeof value !== "bigint");
+  if (wrong >= 0)
+    throw new UserError(
+      `forward: ${name} holds ${show(data[wrong])} at place ${wrong}; numbers are required`,
+    );
 }
 
 /** Throws a `UserError` unless all are rows of a table, or `other`. */
@@ -67,7 +87,8 @@ export function checkMask(name: string, { data, dims }: HostTensor): void {
   const values = data as BigInt64Array;
   const wrong = values.find((value) => value !== 0n && value !== 1n);
   if (wrong !== undefined) throw new UserError(`forward: ${name} holds ${wrong}; 0 and 1 are required`);
-  for (let row = 0; row < rows && columns > 0; row++) {
+  if (columns === 0) return;
+  for (let row = 0; row < rows; row++) {
     if (values.subarray(row * columns, (row + 1) * columns).includes(1n)) continue;
     throw new UserError(`forward: row ${row} of ${name} is 0 everywhere; a real position is required`);
   }

@@ -3,7 +3,7 @@
  * another picture size, a bias that older files store in parts. Readers see them like any other tensor.
  */
 import { elementCount, type HostTensor } from "../host-tensor.js";
-import type { TensorFile } from "./safetensors.js";
+import type { TensorFile } from "./tensor-file.js";
 
 export interface DerivedTensor {
   readonly dims: readonly number[];

@@ -5,6 +5,7 @@ import { InternalError, UserError } from "../errors.js";
 import { type DType, type HostTensor } from "../host-tensor.js";
 import { codeOf, recoverFolder, writeFolderAtomic } from "../files/atomic-write.js";
 import { toFloat16, toFloat32 } from "../float16.js";
+import { listedNames } from "../listed.js";
 import { withFusedBiases } from "./fused-biases.js";
 import { mustStayInside } from "../files/inside-folder.js";
 import { readJsonObject, type JsonObject } from "../files/json-file.js";
@@ -92,12 +93,29 @@ async function readOptionalJson(
   return readJsonObject(join(folder, name));
 }
 
+/**
+ * Throws `UserError` if a config announces more layers than the file can hold, before a model of that many is built. `config` is
+ * that of one part or one with parts inside.
+ */
+export function layersMustFit(config: object, tensors: ReadonlyMap<string, unknown>, where: string): void {
+  for (const [key, value] of Object.entries(config) as [string, unknown][]) {
+    if (typeof value === "object" && value !== null && key.endsWith("_config"))
+      layersMustFit(value, tensors, `${where}: ${key}`);
+    else if (/^num_(?:hidden_|decoder_)?layers$/.test(key) && Number(value) > tensors.size)
+      throw new UserError(
+        `${where}: ${key} is ${String(value)}, but the weights are ${tensors.size} tensors in all; check that config and weights belong together`,
+      );
+  }
+}
+
 /** Names that may differ without an error. */
 export interface LoadTolerance {
   /** Expected tensors that may be absent (tied weights, for example). */
   readonly optional?: (name: string) => boolean;
   /** Tensors in the file that nobody expects and that are skipped. */
   readonly ignored?: (name: string) => boolean;
+  /** Told of other tensors that nobody expects, which are skipped then; without it they are an error. */
+  readonly extra?: (notice: string) => void;
 }
 
 /** What `checkTensors` found. Each name of both sides is in exactly one list. */
@@ -118,7 +136,7 @@ export function checkTensors(
   expected: ReadonlyMap<string, readonly number[]>,
   found: ReadonlyMap<string, { readonly dims: readonly number[] }>,
   where: string,
-  { optional = () => false, ignored = () => false }: LoadTolerance = {},
+  { optional = () => false, ignored = () => false, extra }: LoadTolerance = {},
 ): LoadReport {
   const loaded: string[] = [];
   const absent: string[] = [];
@@ -136,10 +154,15 @@ export function checkTensors(
     if (!expected.has(name)) (ignored(name) ? skipped : unexpected).push(name);
   }
   const problems = [
-    ...listed("missing", missing),
-    ...listed("of another shape", misshapen),
-    ...listed("not expected", unexpected),
+    ...paragraph("missing", missing),
+    ...paragraph("of another shape", misshapen),
+    ...paragraph("not expected", unexpected),
   ];
+  const onlyExtra = missing.length === 0 && misshapen.length === 0;
+  if (extra !== undefined && unexpected.length > 0 && onlyExtra) {
+    extra(`${where}: holds ${unexpected.length} tensors that nothing here reads: ${listedNames(unexpected)}`);
+    return { loaded, absent, skipped: [...skipped, ...unexpected] };
+  }
   if (problems.length > 0) {
     throw new UserError(
       `${where}: the weights do not fit the model of its config (${loaded.length} of ${expected.size} tensors fit); ` +
@@ -153,8 +176,8 @@ function sameDims(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((size, axis) => size === b[axis]);
 }
 
-function listed(what: string, names: readonly string[]): string[] {
-  return names.length === 0 ? [] : [`${names.length} ${what}:`, ...names.map((name) => `  ${name}`)];
+function paragraph(what: string, names: readonly string[]): string[] {
+  return names.length === 0 ? [] : [`${names.length} ${what}:\n  ${listedNames(names, "\n  ")}`];
 }
 
 /** What `writeModelFolder` stores. */

@@ -3,25 +3,21 @@
  * and never executed (`pickle.ts`); tensors are read on demand from their place in the file. Two forms exist: a zip file of stored entries
  * (torch 1.6 and newer), and before that a stream of five pickles with the numbers behind them.
  *
- * The tensors are those of the entry "model" if there is one, as in LAVIS, else of the whole dictionary. What else
- * such a dictionary holds (optimizer, configuration, epoch) is skipped and named in `leftOut`.
+ * The tensors are those of the entry "model" if there is one, as in LAVIS, or of one of the other names that trainers use, else of
+ * the whole dictionary. What else such dictionaries hold (optimizer, configuration, epoch) is skipped and named in `leftOut`.
  */
 import type { FileHandle } from "node:fs/promises";
-import { InternalError, UserError } from "../errors.js";
-import {
-  bytesPerElement,
-  elementCount,
-  type DType,
-  type HostTensor,
-  type TypedArray,
-} from "../host-tensor.js";
+import { UserError } from "../errors.js";
+import { bytesPerElement, elementCount, type HostTensor, type TypedArray } from "../host-tensor.js";
+import { refuseStandIn, textStart } from "../files/stand-in.js";
 import { readBytes, withByteSource, withFile, type ByteSource } from "../files/byte-source.js";
-import { Inert, PickleCutOff, readPickle, type PickleRules } from "./pickle.js";
+import { PickleCutOff, readPickle, type PickleRules } from "./pickle.js";
+import { listed } from "../listed.js";
 import { quoted } from "../quoted.js";
-import { typedArray, type TensorEntry, type TensorFile } from "./safetensors.js";
+import { numbersOf, type TensorEntry, type TensorFile } from "./safetensors.js";
 import { openShards } from "./shards.js";
 import { storageOf, torchName, TorchTensor, type Storage } from "./torch-values.js";
-import { readZipDirectory } from "./zip-directory.js";
+import { inflate, readEntry, readZipDirectory } from "./zip-directory.js";
 
 export interface PyTorchFile extends TensorFile {
   /** Entries of the file's dictionary that hold no tensor and were skipped. */
@@ -32,6 +28,16 @@ export interface PyTorchFile extends TensorFile {
 interface Placed {
   readonly tensor: TorchTensor;
   readonly storagePosition: number;
+  /** Bytes of the deflated entry that begins there, if the storage is deflated, and those that it inflates to. */
+  readonly packed?: number;
+  readonly length?: number;
+}
+
+/** Where a storage begins in the file, and how it is packed if it is. */
+interface Place {
+  readonly position: number;
+  readonly packed?: number;
+  readonly length?: number;
 }
 
 /** The parsed structure of a file, without its numbers. */
@@ -44,6 +50,8 @@ export interface PyTorchContent {
 const longestPickle = 2 ** 25;
 /** All tensors together may be this many times as large as the file: tied weights share numbers, copies of everything do not. */
 const mostSharing = 8;
+/** Where trainers put the tensors: LAVIS, Lightning, much other code, and DeepSpeed. */
+const stateNames = ["model", "state_dict", "model_state_dict", "module"];
 /** 0x1950a86a20f9469cfc6c, with which the old form begins. */
 const oldMagic = 119547037146038801333356n;
 const oldVersion = 1001;
@@ -83,12 +91,12 @@ export async function openPyTorch(path: string): Promise<PyTorchFile> {
 
 /** Reads the structure of a file of `torch.save`. Throws `UserError` for everything that is not allowed. */
 export async function parsePyTorch(source: ByteSource): Promise<PyTorchContent> {
-  const start = await source.read(0, Math.min(4, source.size));
+  const start = await source.read(0, Math.min(textStart, source.size));
   const isZip = start[0] === 0x50 && start[1] === 0x4b;
   if (!isZip && start[0] !== 0x80) {
+    refuseStandIn(source.path, start);
     throw new UserError(
-      `${source.path}: not a file of torch.save: it begins neither as a zip file nor as a pickle; ` +
-        "if it is text, the download may have brought an error page or a pointer instead of the file",
+      `${source.path}: not a file of torch.save: it begins neither as a zip file nor as a pickle`,
     );
   }
   const { root, position } = await (isZip ? parseZip(source) : parseStream(source));
@@ -98,7 +106,7 @@ export async function parsePyTorch(source: ByteSource): Promise<PyTorchContent> 
 interface Parsed {
   readonly root: unknown;
   /** The byte of the file at which a storage begins. Throws `UserError` if its numbers are not there. */
-  readonly position: (storage: Storage) => number;
+  readonly position: (storage: Storage) => Place;
 }
 
 async function parseZip(source: ByteSource): Promise<Parsed> {
@@ -113,19 +121,20 @@ async function parseZip(source: ByteSource): Promise<Parsed> {
   const prefix = pickleName.slice(0, -"data.pkl".length);
   const order = entries.get(`${prefix}byteorder`);
   if (order !== undefined) {
-    const text = new TextDecoder().decode(await source.read(order.offset, Math.min(order.length, 16)));
+    const text = new TextDecoder().decode((await readEntry(source, order)).subarray(0, 16));
     if (text !== "little")
       throw new UserError(
         `${source.path}: its numbers are stored ${quoted(text)}; "little" byte order is required`,
       );
   }
-  const { offset, length } = entries.get(pickleName)!;
+  const pickle = entries.get(pickleName)!;
+  const { length } = pickle;
   if (length > longestPickle) throw tooLong(source, length);
   const rules: PickleRules = { name: torchName, persistent: storageOf };
-  const { value, end } = readPickle(await source.read(offset, length), source.path, rules);
+  const { value, end } = readPickle(await readEntry(source, pickle), source.path, rules);
   if (end !== length)
     throw new UserError(`${source.path}: ${length - end} bytes follow the end of its pickle`);
-  const position = (storage: Storage): number => {
+  const position = (storage: Storage): Place => {
     const name = `${prefix}data/${storage.key}`;
     const entry = entries.get(name);
     const needed = storage.count * storage.type.bytes;
@@ -136,7 +145,10 @@ async function parseZip(source: ByteSource): Promise<Parsed> {
         `${source.path}: the storage ${quoted(name)} has ${entry.length} bytes, its ${storage.count} numbers need ${needed}`,
       );
     }
-    return entry.offset;
+    return {
+      position: entry.offset,
+      ...(entry.packed !== undefined && { packed: entry.packed, length: entry.length }),
+    };
   };
   return { root: value, position };
 }
@@ -204,13 +216,13 @@ async function parseOldPickles(source: ByteSource, bytes: Uint8Array): Promise<P
     at += 8 + length;
   }
   if (at !== source.size) throw wrong(`${source.size - at} bytes follow the last storage`);
-  const position = (storage: Storage): number => {
+  const position = (storage: Storage): Place => {
     const found = positions.get(storage.key);
     const type = storages.get(storage.key)?.type;
     if (found === undefined) throw wrong(`the storage ${quoted(storage.key)} is missing`);
     if (storage.start + storage.count > found.count || type !== storage.type)
       throw wrong(`the storage ${quoted(storage.key)} is used otherwise than it is stored`);
-    return found.position + storage.start * storage.type.bytes;
+    return { position: found.position + storage.start * storage.type.bytes };
   };
   return { root, position };
 }
@@ -222,30 +234,23 @@ function contentOf(source: ByteSource, root: unknown, position: Parsed["position
     );
   }
   const whole = root as ReadonlyMap<unknown, unknown>;
-  const inner = whole.get("model");
-  const isNested = inner instanceof Map;
-  const state = isNested ? (inner as ReadonlyMap<unknown, unknown>) : whole;
+  const nested = stateNames.find((name) => whole.get(name) instanceof Map);
+  const state = nested === undefined ? whole : (whole.get(nested) as ReadonlyMap<unknown, unknown>);
   const tensors = new Map<string, Placed>();
-  const leftOut = isNested ? [...whole.keys()].filter((key) => key !== "model").map(keyName) : [];
+  const leftOut = nested === undefined ? [] : [...whole.keys()].filter((key) => key !== nested).map(keyName);
   let total = 0;
   for (const [name, value] of state) {
     if (typeof name === "string" && value instanceof TorchTensor) {
-      tensors.set(name, { tensor: value, storagePosition: position(value.storage) });
+      const { position: storagePosition, ...deflated } = position(value.storage);
+      tensors.set(name, { tensor: value, storagePosition, ...deflated });
       total += elementCount(value.dims) * bytesPerElement[value.storage.type.dtype];
-    } else if (isNested) {
-      const what =
-        value instanceof Inert ? `${value.name} (byte ${value.offset} of the pickle)` : "no tensor";
-      const key = typeof name === "string" ? quoted(name) : typeof name;
-      throw new UserError(
-        `${source.path}: its entry "model" holds ${what} under the name ${key}; tensors under texts are required`,
-      );
     } else {
-      leftOut.push(keyName(name));
+      leftOut.push(nested === undefined ? keyName(name) : `${nested}: ${keyName(name)}`);
     }
   }
   if (tensors.size === 0) {
     throw new UserError(
-      `${source.path}: holds no tensors under "model" or by name, only ${
+      `${source.path}: holds no tensors by name, neither at its top nor under ${listed(stateNames)}, only ${
         leftOut
           .slice(0, 5)
           .map((name) => quoted(name))
@@ -264,7 +269,7 @@ function keyName(key: unknown): string {
   return typeof key === "string" ? key.slice(0, 100) : typeof key === "number" ? String(key) : typeof key;
 }
 
-function entryOf(path: string, { tensor, storagePosition }: Placed): TensorEntry {
+function entryOf(path: string, { tensor, storagePosition, packed }: Placed): TensorEntry {
   const { stored, dtype, bytes } = tensor.storage.type;
   return {
     file: path,
@@ -272,26 +277,22 @@ function entryOf(path: string, { tensor, storagePosition }: Placed): TensorEntry
     dims: tensor.dims,
     offset: storagePosition + tensor.offset * bytes,
     length: elementCount(tensor.dims) * bytesPerElement[dtype],
-    ...((!tensor.isDense || stored !== dtype) && { computed: true }),
+    ...((!tensor.isDense || stored !== dtype || packed !== undefined) && { computed: true as const }),
   };
 }
 
 async function readTensor(
   file: FileHandle,
   path: string,
-  { tensor, storagePosition }: Placed,
+  { tensor, storagePosition, packed, length = 0 }: Placed,
 ): Promise<HostTensor> {
   const { stored, dtype, bytes } = tensor.storage.type;
-  const position = storagePosition + tensor.offset * bytes;
-  const { buffer } = await readBytes(file, path, position, (tensor.end - tensor.offset) * bytes);
-  return { dtype, dims: tensor.dims, data: dense(numbersOf(stored, dtype, buffer), tensor) };
-}
-
-function numbersOf(stored: DType | "float64" | "int16", dtype: DType, buffer: ArrayBuffer): TypedArray {
-  if (stored === "float64") return Float32Array.from(new Float64Array(buffer));
-  if (stored === "int16") return Int32Array.from(new Int16Array(buffer));
-  if (stored !== dtype) throw new InternalError(`pytorch: ${stored} is not read as ${dtype}`);
-  return typedArray(stored, buffer);
+  const [start, end] = [tensor.offset * bytes, tensor.end * bytes];
+  const { buffer } =
+    packed === undefined
+      ? await readBytes(file, path, storagePosition + start, end - start)
+      : inflate(await readBytes(file, path, storagePosition, packed), length, path).slice(start, end);
+  return { dtype, dims: tensor.dims, data: dense(numbersOf(stored, buffer), tensor) };
 }
 
 /** Copies numbers that lie apart or in another order into row-major order. */

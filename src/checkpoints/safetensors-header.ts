@@ -7,6 +7,9 @@ import { UserError } from "../errors.js";
 import { quoted } from "../quoted.js";
 import { bytesPerElement, elementCount, type DType } from "../host-tensor.js";
 
+/** How numbers may lie in a file that no `HostTensor` holds. */
+export type WideStored = "float64" | "int16";
+
 /** Where one tensor lies. */
 export interface TensorEntry {
   /** The file that holds the bytes (a shard, if the checkpoint has several). */
@@ -15,8 +18,10 @@ export interface TensorEntry {
   readonly dims: readonly number[];
   /** Position of the first byte, counted from the start of `file`. */
   readonly offset: number;
-  /** Number of bytes. */
+  /** Number of bytes, as the file stores them. */
   readonly length: number;
+  /** What the file stores, where that is not `dtype`. */
+  readonly stored?: WideStored;
   /** Set where the bytes at `offset` are not the tensor itself: only the file's `read` gives it, the range cannot be mapped. */
   readonly computed?: true;
 }
@@ -44,6 +49,14 @@ export const fileDTypes = {
   I8: "int8",
   BOOL: "bool",
 } as const satisfies Record<string, DType>;
+
+/** Element types that are read as another one, as PyTorch files are: float64 is rounded to float32, int16 widened to int32. */
+const widened: Readonly<
+  Record<string, { readonly stored: WideStored; readonly dtype: DType; readonly bytes: number }>
+> = {
+  F64: { stored: "float64", dtype: "float32", bytes: 8 },
+  I16: { stored: "int16", dtype: "int32", bytes: 2 },
+};
 
 /**
  * Reads the length that the file opens with. `bytes` are the file's first 8, `fileLength` its size.
@@ -131,13 +144,14 @@ function parseEntry(file: string, name: string, value: unknown, dataStart: numbe
   const at = `tensor ${quoted(name)}`;
   if (!isRecord(value)) throw broken(file, `${at} needs dtype, shape and data_offsets`);
   const { dtype: fileDType, shape, data_offsets: range } = value;
-  if (typeof fileDType !== "string" || !Object.hasOwn(fileDTypes, fileDType)) {
-    const known = Object.keys(fileDTypes).join(", ");
+  const known = Object.keys({ ...fileDTypes, ...widened });
+  if (typeof fileDType !== "string" || !known.includes(fileDType)) {
     throw new UserError(
-      `${file}: ${at} has the dtype ${quoted(fileDType)}, which is not supported (supported: ${known}); convert the checkpoint first`,
+      `${file}: ${at} has the dtype ${quoted(fileDType)}, which is not supported (supported: ${known.join(", ")}); convert the checkpoint first`,
     );
   }
-  const dtype = fileDTypes[fileDType as keyof typeof fileDTypes];
+  const wide = Object.hasOwn(widened, fileDType) ? widened[fileDType] : undefined;
+  const dtype = wide?.dtype ?? fileDTypes[fileDType as keyof typeof fileDTypes];
   if (!Array.isArray(shape) || !shape.every(isSize)) {
     throw broken(file, `${at} has the shape ${quoted(shape)}; a list of sizes is required`);
   }
@@ -147,7 +161,7 @@ function parseEntry(file: string, name: string, value: unknown, dataStart: numbe
     throw broken(file, `${at} has the data_offsets ${quoted(range)}; two byte positions are required`);
   }
   const [begin, end] = range as [number, number];
-  const needed = elementCount(shape) * bytesPerElement[dtype];
+  const needed = elementCount(shape) * (wide?.bytes ?? bytesPerElement[dtype]);
   // A product beyond 2^53 is not exact, but then it is also far from any length that passed `isSize`.
   if (end - begin !== needed) {
     throw broken(
@@ -155,7 +169,14 @@ function parseEntry(file: string, name: string, value: unknown, dataStart: numbe
       `${at} is ${fileDType} ${quoted(shape)}, ${needed} bytes, but its data_offsets span ${end - begin}`,
     );
   }
-  return { file, dtype, dims: shape, offset: dataStart + begin, length: needed };
+  return {
+    file,
+    dtype,
+    dims: shape,
+    offset: dataStart + begin,
+    length: needed,
+    ...(wide && { stored: wide.stored, computed: true as const }),
+  };
 }
 
 /** The ranges must follow each other from the end of the header to the end of the file: no overlap, no hole, no rest. */

@@ -13,6 +13,7 @@ import {
 } from "../host-tensor.js";
 import { writeFileAtomic } from "../files/atomic-write.js";
 import { readBytes, withFile } from "../files/byte-source.js";
+import { refuseStandIn, textStart } from "../files/stand-in.js";
 import { openShards } from "./shards.js";
 import {
   fileDTypes,
@@ -20,6 +21,7 @@ import {
   parseHeader,
   parseHeaderLength,
   type TensorEntry,
+  type WideStored,
 } from "./safetensors-header.js";
 import type { LazyTensor, TensorFile } from "./tensor-file.js";
 
@@ -39,8 +41,9 @@ export async function openSafetensors(path: string): Promise<TensorFile> {
 async function openSingle(path: string): Promise<TensorFile> {
   const header = await withFile(path, async (file) => {
     const { size } = await file.stat();
-    const start = await readBytes(file, path, 0, Math.min(8, size));
-    const length = parseHeaderLength(path, start, size);
+    const start = await readBytes(file, path, 0, Math.min(textStart, size));
+    refuseStandIn(path, start);
+    const length = parseHeaderLength(path, start.subarray(0, 8), size);
     return parseHeader(path, await readBytes(file, path, 8, length), size);
   });
   return tensorFile(path, header.tensors, header.metadata);
@@ -86,7 +89,15 @@ function tensorFile(
 
 async function readTensor(file: FileHandle, entry: TensorEntry): Promise<HostTensor> {
   const bytes = await readBytes(file, entry.file, entry.offset, entry.length);
-  return { dtype: entry.dtype, dims: entry.dims, data: typedArray(entry.dtype, bytes.buffer) };
+  const { dtype, dims, stored = dtype } = entry;
+  return { dtype, dims, data: numbersOf(stored, bytes.buffer) };
+}
+
+/** The numbers of a buffer as they are read: float64 rounded to float32, int16 widened to int32, others as they are. */
+export function numbersOf(stored: DType | WideStored, buffer: ArrayBuffer): TypedArray {
+  if (stored === "float64") return Float32Array.from(new Float64Array(buffer));
+  if (stored === "int16") return Int32Array.from(new Int16Array(buffer));
+  return typedArray(stored, buffer);
 }
 
 /** A typed array over a buffer; the 16-bit floats as their bit patterns. */

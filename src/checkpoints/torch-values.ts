@@ -83,6 +83,7 @@ const inertNames = new Set([
   ...["builtins", "__builtin__"].flatMap((module) =>
     [
       "bool",
+      "bytearray",
       "bytes",
       "complex",
       "dict",
@@ -90,19 +91,42 @@ const inertNames = new Set([
       "frozenset",
       "int",
       "list",
+      // Python 2 calls int and str so, and so does protocol 2.
+      "long",
       "object",
+      "range",
       "set",
+      "slice",
       "str",
       "tuple",
+      "unicode",
     ].map((name) => `${module}.${name}`),
   ),
   "argparse.Namespace",
+  "collections.Counter",
   "collections.defaultdict",
+  "collections.deque",
   "copy_reg._reconstructor",
   "copyreg._reconstructor",
-  "numpy.core.multiarray.scalar",
-  "numpy._core.multiarray.scalar",
+  ...["date", "datetime", "time", "timedelta", "timezone"].map((name) => `datetime.${name}`),
+  "decimal.Decimal",
+  ...["numpy.core", "numpy._core"].flatMap((module) =>
+    ["multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer"].map(
+      (name) => `${module}.${name}`,
+    ),
+  ),
   "numpy.dtype",
+  "numpy.ndarray",
+  ...["bool_", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"].map(
+    (name) => `numpy.${name}`,
+  ),
+  ...["pathlib", "pathlib._local"].flatMap((module) =>
+    ["Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"].map(
+      (name) => `${module}.${name}`,
+    ),
+  ),
+  "types.SimpleNamespace",
+  "uuid.UUID",
   "_codecs.encode",
   "torch.Size",
   "torch.device",

@@ -1,12 +1,13 @@
 /**
- * The table of contents of a zip file whose entries are stored as they are, which is how torch writes its files. Nothing is
- * ever unpacked: an entry is a range of the file, found here and read on demand. So a compressed entry, whatever
- * size it declares, is refused and not inflated.
+ * The table of contents of a zip file of torch. Its entries are stored as they are, so that an entry is a range of the file, found
+ * here and read on demand. Files that were packed again have deflated entries: these are inflated one by one, when they are read, and
+ * never beyond the size that they declare.
  *
  * This is a reader of our own and not a package's because tensors need the position of their bytes, because ranges that
  * overlap must be refused before any is read, and because the checks then run on bytes in memory in a test.
  * Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3 and 4.5.3.
  */
+import { inflateRawSync } from "node:zlib";
 import { UserError } from "../errors.js";
 import type { ByteSource } from "../files/byte-source.js";
 import { quoted } from "../quoted.js";
@@ -14,7 +15,42 @@ import { quoted } from "../quoted.js";
 /** Where the content of an entry lies in the file. */
 export interface ZipEntry {
   readonly offset: number;
+  /** Bytes of the content. */
   readonly length: number;
+  /** Bytes in the file, where the entry is deflated. */
+  readonly packed?: number;
+}
+
+/** Deflate makes nothing more than 1,032 times smaller. */
+const mostDeflated = 1032;
+
+/** The content of an entry. Throws `UserError` if it is not what the directory says. */
+export async function readEntry(
+  source: ByteSource,
+  { offset, length, packed }: ZipEntry,
+): Promise<Uint8Array<ArrayBuffer>> {
+  if (packed === undefined) return source.read(offset, length);
+  return inflate(await source.read(offset, packed), length, source.path);
+}
+
+/** Throws `UserError` that begins with `path` unless exactly `length` bytes come out. */
+export function inflate(bytes: Uint8Array, length: number, path: string): Uint8Array<ArrayBuffer> {
+  let content: Buffer | undefined;
+  try {
+    content = inflateRawSync(bytes, { maxOutputLength: Math.max(1, length) });
+  } catch (cause) {
+    throw new UserError(
+      `${path}: not a valid zip file of torch: a deflated entry is broken or longer than it says`,
+      {
+        cause,
+      },
+    );
+  }
+  if (content.length !== length)
+    throw new UserError(
+      `${path}: not a valid zip file of torch: a deflated entry has ${content.length} bytes, it says ${length}`,
+    );
+  return new Uint8Array(content);
 }
 
 const mostEntries = 200_000;
@@ -49,9 +85,9 @@ export async function readZipDirectory(source: ByteSource): Promise<Map<string, 
     if (entries.has(listed.name)) throw wrong(`the entry ${quoted(listed.name)} is there twice`);
     const start = listed.offset;
     const content = await contentPosition(source, listed);
-    const end = content + listed.length;
+    const end = content + (listed.packed ?? listed.length);
     if (end > position) throw wrong(`the entry ${quoted(listed.name)} runs into the directory`);
-    entries.set(listed.name, { offset: content, length: listed.length });
+    entries.set(listed.name, { ...listed, offset: content });
     ranges.push({ name: listed.name, start, end });
   }
   if (at !== length) throw wrong(`${length - at} bytes follow the last entry of its directory`);
@@ -123,10 +159,8 @@ function parseListed(source: ByteSource, directory: DataView, at: number): Liste
   if (!isPlainPath(name)) throw wrong("has a name that leaves the file or is not plain");
   if ((directory.getUint16(at + 8, true) & 1) !== 0) throw wrong("is encrypted");
   const method = directory.getUint16(at + 10, true);
-  if (method !== 0)
-    throw wrong(
-      `is compressed (method ${method}); torch stores entries as they are, so this is no file of torch`,
-    );
+  if (method !== 0 && method !== 8)
+    throw wrong(`is compressed by method ${method}; entries that are stored or deflated are required`);
   // The upper half is the file mode where the writer was a Unix.
   const mode = directory.getUint32(at + 38, true) >>> 16;
   if ((mode & 0xf000) === 0xa000) throw wrong("is a symbolic link");
@@ -144,6 +178,11 @@ function parseListed(source: ByteSource, directory: DataView, at: number): Liste
   length = widen(length);
   packed = widen(packed);
   offset = widen(offset);
+  if (method === 8) {
+    if (length > mostDeflated * packed)
+      throw wrong(`says that ${packed} bytes hold ${length}, which deflate cannot do`);
+    return { name, offset, length, packed };
+  }
   if (packed !== length) throw wrong(`is stored in ${packed} bytes but has ${length}`);
   return { name, offset, length };
 }
@@ -160,7 +199,7 @@ function wideFields(extra: Uint8Array): bigint[] {
 }
 
 /** Reads the entry's own header, which must agree with the directory. */
-async function contentPosition(source: ByteSource, { name, offset }: Listed): Promise<number> {
+async function contentPosition(source: ByteSource, { name, offset, packed }: Listed): Promise<number> {
   const wrong = (): UserError => broken(source, `the entry ${quoted(name)} is not where its directory says`);
   const encoded = new TextEncoder().encode(name);
   const headerLength = 30 + encoded.length;
@@ -168,7 +207,7 @@ async function contentPosition(source: ByteSource, { name, offset }: Listed): Pr
   const header = viewOf(await source.read(offset, headerLength));
   const isSame =
     header.getUint32(0, true) === 0x04034b50 &&
-    header.getUint16(8, true) === 0 &&
+    header.getUint16(8, true) === (packed === undefined ? 0 : 8) &&
     header.getUint16(26, true) === encoded.length &&
     bytesOf(header, 30, encoded.length).every((byte, i) => byte === encoded[i]);
   if (!isSame) throw wrong();

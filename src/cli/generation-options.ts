@@ -24,7 +24,7 @@ export const generationOptions = {
     help: "width of the beam search, 1 for greedy; the model's own, or 5",
   },
   maxNewTokens: { type: "integer", min: 1, help: "longest text in tokens; the model's own, or 30" },
-  minNewTokens: { type: "integer", min: 0, help: "shortest text in tokens; the model's own, or 0" },
+  minNewTokens: { type: "integer", min: 0, help: "tokens before a text may end; the model's own, or 0" },
   lengthPenalty: {
     type: "number",
     help: "of beam search: above 0 favours long texts, below 0 short ones; the model's own, or 1",
@@ -32,7 +32,9 @@ export const generationOptions = {
   repetitionPenalty: {
     type: "number",
     min: 0.01,
-    help: "above 1 makes words that came before less likely; the model's own, or 1",
+    help:
+      "above 1 makes words that came before less likely, without an encoder the prompt's too, as in transformers; the model's own, or 1; " +
+      "LAVIS, which does not count the prompt, captions with --beams 5 --repetition-penalty 1.15 --min-new-tokens 7",
   },
   noRepeatNgram: {
     type: "integer",

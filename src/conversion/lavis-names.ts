@@ -108,7 +108,15 @@ function rename(
 /** A checkpoint of LAVIS's BLIP-2 classes: bridge, and the parts that it happens to hold. */
 export function renameLavis(tensors: ReadonlyMap<string, LazyTensor>): Renamed {
   const vision = visionKindOf([...tensors.keys()], "visual_encoder.");
+  const [bias, copy] = ["bias", "decoder.bias"].map((name) => `Qformer.cls.predictions.${name}`) as [
+    string,
+    string,
+  ];
+  const words = tensors.get("Qformer.bert.embeddings.word_embeddings.weight")?.dims[0];
+  // Where LAVIS grew the word table by its mark [DEC], one of the two biases may still have the old length.
+  const takesCopy = tensors.get(bias)?.dims[0] !== words && tensors.get(copy)?.dims[0] === words;
   return rename(tensors, (name) => {
+    if (takesCopy && (name === bias || name === copy)) return name === copy ? "cls.predictions.bias" : null;
     if (!name.startsWith("visual_encoder.")) return apply(bridgeRules, name);
     const inner = apply(vision === "clip" ? clipRules : evaRules, name.slice("visual_encoder.".length));
     return typeof inner === "string" ? `vision_model.${inner}` : inner;

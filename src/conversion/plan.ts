@@ -213,7 +213,7 @@ async function languagePart(
   const what = kind === "opt" ? "OPT" : "FLAN-T5";
   if (folder === undefined)
     throw new UserError(
-      `${path}: is a checkpoint of stage 2; give the folder of its ${what} with --language-model`,
+      `${path}: is a checkpoint of stage 2; give the folder of its ${what} with --language-model (languageModel)`,
     );
   const source = await openCheckpoint(folder);
   const type = source.config?.["model_type"];

@@ -51,7 +51,7 @@ export function keptVisionLayers(shapes: Shapes, kind: VisionKind, hints: SizeHi
   const kept = hints.visionLayers ?? published[kind][width]?.layers;
   if (kept === undefined) {
     throw new UserError(
-      `${where}: no published vision transformer has the width ${width}; say with --vision-layers how many of its ${present} blocks to keep`,
+      `${where}: no published vision transformer has the width ${width}; say with --vision-layers (visionLayers) how many of its ${present} blocks to keep`,
     );
   }
   if (kept > present)
@@ -81,7 +81,7 @@ export function visionConfig(shapes: Shapes, kind: VisionKind, hints: SizeHints,
   const heads = hints.visionHeads ?? published[kind][width]?.heads;
   if (heads === undefined) {
     throw new UserError(
-      `${where}: no published vision transformer has the width ${width}; say with --vision-heads how many attention heads it has`,
+      `${where}: no published vision transformer has the width ${width}; say with --vision-heads (visionHeads) how many attention heads it has`,
     );
   }
   const positions =
@@ -128,7 +128,7 @@ export function bridgeConfig(
   const heads = hints.qformerHeads ?? bertHeads[width!];
   if (heads === undefined) {
     throw new UserError(
-      `${where}: no published Q-Former has the width ${width}; say with --qformer-heads how many attention heads it has`,
+      `${where}: no published Q-Former has the width ${width}; say with --qformer-heads (qformerHeads) how many attention heads it has`,
     );
   }
   const prefix = "qformer.encoder.layer.";

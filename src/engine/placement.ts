@@ -12,15 +12,7 @@ import { basename, dirname, join } from "node:path";
 import { UserError } from "../errors.js";
 import type { StoredTensor } from "../host-tensor.js";
 import type { Locate } from "./emit.js";
-
-/** A model as the runtime can load it. */
-export type PlacedModel =
-  { readonly path: string } | { readonly bytes: Uint8Array; readonly externalData: readonly NamedBytes[] };
-
-export interface NamedBytes {
-  readonly path: string;
-  readonly data: Uint8Array<ArrayBuffer>;
-}
+import type { NamedBytes, PlacedModel } from "./session-protocol.js";
 
 export interface Placement {
   readonly locate: Locate;

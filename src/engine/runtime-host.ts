@@ -5,7 +5,8 @@
  */
 import { fork, type ChildProcess } from "node:child_process";
 import { isMainThread, Worker } from "node:worker_threads";
-import type { Reply, Request, WorkerSettings } from "./session-protocol.js";
+import { awaitIdle, newCallState } from "./native-calls.js";
+import { failureId, type Reply, type Request, type WorkerSettings } from "./session-protocol.js";
 import { withoutUsageReports } from "./usage-reports.js";
 
 export interface RuntimeHost {
@@ -16,9 +17,10 @@ export interface RuntimeHost {
 }
 
 export interface HostEvents {
-  onReply(reply: Reply): void;
-  onError(error: Error): void;
-  onExit(): void;
+  readonly onReply: (reply: Reply) => void;
+  readonly onError: (error: Error) => void;
+  /** why: what became of it, such as "its process was ended by SIGKILL". */
+  readonly onExit: (why: string) => void;
 }
 
 export function startHost(settings: WorkerSettings, events: HostEvents): RuntimeHost {
@@ -32,13 +34,6 @@ const isBuilt = import.meta.url.endsWith(".js");
 const entry = new URL(isBuilt ? "./session-worker.js" : "./session-worker.ts", import.meta.url);
 const boot = `import("tsx/esm/api").then((tsx) => { tsx.register(); return import(${JSON.stringify(entry.href)}); })`;
 
-/** States of a thread, in memory that it shares with this one. */
-export const threadIdle = 0;
-export const threadBusy = 1;
-/** Places in that memory: the state, and whether this process is ending. */
-export const statePlace = 0;
-export const endingPlace = 1;
-
 /** Milliseconds; no native call takes so long, but a thread that is stuck shall not keep the process for ever. */
 const longestWait = 300_000;
 
@@ -46,7 +41,7 @@ const longestWait = 300_000;
 const states = new Set<Int32Array>();
 
 function startThread(settings: WorkerSettings, { onReply, onError, onExit }: HostEvents): RuntimeHost {
-  const state = new Int32Array(new SharedArrayBuffer(8));
+  const state = newCallState();
   // Flags of this process are not the worker's: some, such as --input-type, would keep it from starting.
   const options = { workerData: { ...settings, state }, execArgv: [] };
   const worker = isBuilt ? new Worker(entry, options) : new Worker(boot, { ...options, eval: true });
@@ -54,10 +49,10 @@ function startThread(settings: WorkerSettings, { onReply, onError, onExit }: Hos
   states.add(state);
   worker.on("message", onReply);
   worker.on("error", onError);
-  worker.on("exit", () => {
+  worker.on("exit", (code) => {
     states.delete(state);
     if (states.size === 0) process.off("exit", waitForThreads);
-    onExit();
+    onExit(`its thread ended with code ${code}`);
   });
   return {
     post: (request, transfer) => worker.postMessage(request, transfer),
@@ -68,10 +63,7 @@ function startThread(settings: WorkerSettings, { onReply, onError, onExit }: Hos
 
 /** Ends no thread in the middle of a native call. Node would wait for the call as well, and then crash. */
 function waitForThreads(): void {
-  for (const state of states) {
-    Atomics.store(state, endingPlace, 1);
-    Atomics.wait(state, statePlace, threadBusy, longestWait);
-  }
+  for (const state of states) awaitIdle(state, longestWait);
 }
 
 function startProcess(settings: WorkerSettings, { onReply, onError, onExit }: HostEvents): RuntimeHost {
@@ -81,9 +73,14 @@ function startProcess(settings: WorkerSettings, { onReply, onError, onExit }: Ho
     serialization: "advanced",
     env: { ...process.env, [settingsVariable]: JSON.stringify(settings) },
   });
-  child.on("message", onReply as (message: unknown) => void);
+  child.on("message", (reply: Reply) => {
+    if (reply.id === failureId) onError(new Error(reply.error));
+    else onReply(reply);
+  });
   child.on("error", onError);
-  child.on("exit", onExit);
+  child.on("exit", (code, signal) => {
+    onExit(signal === null ? `its process ended with code ${code}` : `its process was ended by ${signal}`);
+  });
   return {
     post: (request) => {
       child.send(request, (error) => {

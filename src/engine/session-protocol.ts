@@ -1,6 +1,14 @@
 /** What crosses the border between a caller and the thread that owns the runtime. */
 import type { HostTensors, Slots } from "./device.js";
-import type { PlacedModel } from "./placement.js";
+
+/** A model as the runtime can load it. */
+export type PlacedModel =
+  { readonly path: string } | { readonly bytes: Uint8Array; readonly externalData: readonly NamedBytes[] };
+
+export interface NamedBytes {
+  readonly path: string;
+  readonly data: Uint8Array<ArrayBuffer>;
+}
 
 export interface WorkerSettings {
   readonly threads: number;
@@ -35,6 +43,9 @@ export type RequestBody = Request extends infer R
     ? Omit<R, "id">
     : never
   : never;
+
+/** The number of no request: the process that owns the runtime fails as a whole. A thread's failure is an event of its own. */
+export const failureId = -1;
 
 export interface Reply {
   readonly id: number;

@@ -5,8 +5,15 @@
 import { parentPort, workerData } from "node:worker_threads";
 import type * as Ort from "onnxruntime-node";
 import { elementCount, type HostTensor } from "../host-tensor.js";
-import { endingPlace, settingsVariable, statePlace, threadBusy, threadIdle } from "./runtime-host.js";
-import { refusedOutput, type Reply, type Request, type WorkerSettings } from "./session-protocol.js";
+import { guarded } from "./native-calls.js";
+import { settingsVariable } from "./runtime-host.js";
+import {
+  failureId,
+  refusedOutput,
+  type Reply,
+  type Request,
+  type WorkerSettings,
+} from "./session-protocol.js";
 
 /** A thread's way to its caller, or that of a process of its own. */
 const port = parentPort;
@@ -14,31 +21,19 @@ const settings = (
   port === null ? JSON.parse(process.env[settingsVariable]!) : workerData
 ) as WorkerSettings & { readonly state?: Int32Array };
 
-const ort = await guarded(() => import("onnxruntime-node"));
+/** A process of its own ends by itself when it has nobody left to answer. */
+const native = <T>(call: () => Promise<T>): Promise<T> =>
+  settings.state === undefined ? call() : guarded(settings.state, call);
 
-/**
- * Marks a native call, in which this thread must not be ended: see `runtime-host.ts`. Once the process is ending no other is begun, and the
- * thread stands still in code that can be ended.
- */
-async function guarded<T>(call: () => Promise<T>): Promise<T> {
-  const { state } = settings;
-  if (state === undefined) return call();
-  Atomics.store(state, statePlace, threadBusy);
-  standStillIfEnding(state);
-  try {
-    return await call();
-  } finally {
-    standStillIfEnding(state);
-    Atomics.store(state, statePlace, threadIdle);
-  }
+// Ctrl-C in a terminal reaches every process. What it means is for the one that asks to decide, and this one ends with that.
+if (port === null) {
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => undefined);
+  process.on("uncaughtException", (error) => {
+    process.send!({ id: failureId, error: error.message }, undefined, undefined, () => process.exit(1));
+  });
 }
 
-function standStillIfEnding(state: Int32Array): void {
-  if (Atomics.load(state, endingPlace) === 0) return;
-  Atomics.store(state, statePlace, threadIdle);
-  Atomics.notify(state, statePlace);
-  Atomics.wait(state, endingPlace, 1);
-}
+const ort = await native(() => import("onnxruntime-node"));
 
 const sessions = new Map<number, Ort.InferenceSession>();
 const residents = new Map<string, Ort.Tensor>();
@@ -112,7 +107,8 @@ async function answer(request: Request): Promise<Reply["value"]> {
         // A memory pattern is one block for all values of a run, on top of what the arena holds from the first run, and
         // one more for each new shape. Without patterns a step takes as long and half of the memory.
         enableMemPattern: false,
-        logSeverityLevel: 3,
+        // What goes wrong is thrown; the runtime would write it to standard error too, in colours.
+        logSeverityLevel: 4,
         ...(settings.profilePrefix === undefined
           ? {}
           : { enableProfiling: true, profileFilePrefix: settings.profilePrefix }),
@@ -180,7 +176,7 @@ const send = (reply: Reply): void => {
 function receive(request: Request): void {
   queue = queue.then(async () => {
     try {
-      send({ id: request.id, value: await guarded(() => answer(request)) });
+      send({ id: request.id, value: await native(() => answer(request)) });
     } catch (error) {
       send({ id: request.id, error: error instanceof Error ? error.message : String(error) });
     }

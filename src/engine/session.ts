@@ -62,8 +62,8 @@ export class WorkerDevice implements Device {
         this.failure ??= error;
         this.rejectAll();
       },
-      onExit: () => {
-        this.closed ??= Promise.resolve();
+      onExit: (why) => {
+        if (this.closed === undefined || this.waiting.size > 0) this.failure ??= new Error(why);
         this.rejectAll();
         this.ended();
       },
@@ -79,8 +79,7 @@ export class WorkerDevice implements Device {
 
   private endOf(): Error {
     const { failure } = this;
-    const why = failure === undefined ? "" : ` (${failure.message})`;
-    return new InternalError(`runtime: the worker has ended${why}`, { cause: failure });
+    return new InternalError(`runtime: the worker has failed: ${failure?.message}`, { cause: failure });
   }
 
   /** Starts a worker. */
@@ -97,16 +96,16 @@ export class WorkerDevice implements Device {
     body: RequestBody,
     transfer: readonly ArrayBuffer[] = [],
   ): Promise<HostTensors | undefined> {
-    if (this.failure !== undefined) return Promise.reject(this.endOf());
     if (this.closed !== undefined && body.verb !== "close") {
       return Promise.reject(new UserError("this model has been closed; load it again to use it"));
     }
+    if (this.failure !== undefined) return Promise.reject(this.endOf());
     const id = this.nextRequest++;
     return new Promise((resolve, reject) => {
       try {
         this.host.post({ ...body, id }, transfer);
       } catch (error) {
-        reject(error as Error);
+        reject(error);
         return;
       }
       this.waiting.set(id, { resolve, reject });

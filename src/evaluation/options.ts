@@ -1,7 +1,7 @@
 /** What every evaluation is told. */
 import type { TrainingHooks } from "../training/trainer.js";
 
-export interface EvaluationOptions extends Pick<TrainingHooks, "signal" | "onProgress"> {
+export interface EvaluationOptions extends Pick<TrainingHooks, "signal" | "onProgress" | "log"> {
   /** Folder of the model. */
   readonly model: string;
   /** Folder of the data. */

@@ -13,6 +13,7 @@ import { qFormerConfigSchema } from "../models/q-former.js";
 import { bridgeNormEpsilon } from "../models/vision/vision-encoder.js";
 import { Parameters } from "../nn/parameters.js";
 import { loadTokenizer } from "../text/tokenizer.js";
+import { frozenEncoder } from "../training/frozen-encoder.js";
 import { openFeatures } from "../training/image-features.js";
 import { putWeights } from "./load-weights.js";
 import type { EvaluationOptions } from "./options.js";
@@ -30,9 +31,11 @@ const maxTextLength = 32;
 
 export interface Stage1Evaluation extends EvaluationOptions {
   readonly split: string;
+  /** Where image features are kept. Default: `features` in the folder of the data. */
+  readonly features?: string | undefined;
 }
 
-/** The measures that training takes, on up to 1,000 pairs. Image features are cached beside the data. */
+/** The measures that training takes, on up to 1,000 pairs. Image features are kept on disk, also for the next time. */
 export async function evaluateStage1(options: Stage1Evaluation): Promise<Record<string, number>> {
   const { model, data, split, limit, threads } = options;
   const folder = await readModelFolder(model);
@@ -60,8 +63,8 @@ export async function evaluateStage1(options: Stage1Evaluation): Promise<Record<
   await using device = openDevice({ threads });
   const names = [...weights.tensors.keys()].filter((name) => parameters.shapes.has(name));
   await putWeights(device, parameters, await weights.readAll(names), model);
-  const stores = { ...options, device, folder: join(data, "features"), brokenPictures: 0 };
-  const features = await openFeatures(vision, pictures, stores);
+  const stores = { ...options, folder: options.features ?? join(data, "features"), brokenPictures: 0 };
+  const features = await openFeatures(frozenEncoder(vision, device), pictures, stores);
   try {
     const setup = { device, model: stage, parameters, tokenizer, split, features, maxTextLength };
     const measure = await stage1Measure({ ...setup, pictures: features.pictures });

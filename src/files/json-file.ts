@@ -4,6 +4,7 @@ import type { z } from "zod";
 import { UserError } from "../errors.js";
 import { checkJson, parseJson, type Remedies } from "../json.js";
 import { codeOf } from "./atomic-write.js";
+import { refuseStandIn } from "./stand-in.js";
 
 export type JsonObject = Record<string, unknown>;
 
@@ -25,6 +26,7 @@ export async function readJsonValue(path: string, longest = longestJson): Promis
     const why = code === "ENOENT" ? "this file does not exist" : `cannot be read (${code})`;
     throw new UserError(`${path}: ${why}`, { cause: error });
   }
+  refuseStandIn(path, text);
   return parseJson(text, path);
 }
 

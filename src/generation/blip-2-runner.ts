@@ -4,8 +4,9 @@
  *
  * Shapes: B pictures, S image side, P image positions, D_img image width, Q queries, D width, L language width.
  */
+import { warnOnce } from "../notices.js";
 import type { TensorFile } from "../checkpoints/safetensors.js";
-import { checkTensors } from "../checkpoints/model-folder.js";
+import { checkTensors, layersMustFit } from "../checkpoints/model-folder.js";
 import {
   input,
   type Device,
@@ -79,6 +80,7 @@ export class Blip2Runner {
     options: RunnerOptions = {},
   ): Promise<Blip2Runner> {
     const { precision = "fp32", parts = blip2Parts, signal, onProgress, onNotice } = options;
+    layersMustFit(config, file.tensors, file.path);
     const parameters = new Parameters(() => false);
     const { vision, bridge, languageModel } = buildBlip2(config, parameters, file.tensors);
     const { image_size: side, hidden_size: width } = config.vision_config;
@@ -89,11 +91,10 @@ export class Blip2Runner {
     const { queryOutput, softPrompt } = bridge.forward(features);
 
     const ignored = unreadTensors(config);
-    checkTensors(parameters.shapes, file.tensors, file.path, { ignored });
+    checkTensors(parameters.shapes, file.tensors, file.path, { ignored, extra: onNotice ?? warnOnce });
     const hooks = { signal, onProgress, onNotice };
     const { hasTiedHead: tiedHead } = languageModel;
-    // A name that may stand for an unread copy can be that of the one tensor that is read.
-    const unread = (name: string): boolean => ignored(name) && !parameters.shapes.has(name);
+    const unread = (name: string): boolean => !parameters.shapes.has(name);
     const open = await openFrozenWeights(file, { precision, tiedHead, ignored: unread, ...hooks });
     const weights = (wanted: (name: string) => boolean): Promise<FrozenWeights> => {
       stopIf(signal);

@@ -3,7 +3,7 @@ import { readModelFolder } from "../checkpoints/model-folder.js";
 import { input, type Device, type Program } from "../engine/index.js";
 import { openDevice } from "../engine/node.js";
 import { stopIf, UserError } from "../errors.js";
-import { float32Tensor, type HostTensor } from "../host-tensor.js";
+import type { HostTensor } from "../host-tensor.js";
 import { findModel } from "../hub/hub.js";
 import { loadImage, type ImageSource } from "../images/load-image.js";
 import { preprocessInTurns, type PreprocessConfig } from "../images/preprocess.js";
@@ -27,7 +27,8 @@ import type {
 import { Chat, type ChatOptions } from "./chat.js";
 import { forwardPass } from "./forward.js";
 import { ImageView, softPromptsOf } from "./image-view.js";
-import { checkOptions, generationDefaults, type GenerationDefaults } from "./options.js";
+import { generationDefaults, type GenerationDefaults } from "./generation-defaults.js";
+import { checkOptions, usualNewTokens } from "./options.js";
 import { TextGenerator } from "./text-generator.js";
 
 /** T5's positions are relative; it was trained on so many tokens at once (Raffel et al. 2020, section 3.1.2). */
@@ -61,7 +62,7 @@ export class Blip2 {
     const opened = await readModelFolder(await findModel(name, hub));
     const where = (file: string): string => `${opened.path}/${file}`;
     const published = blip2Config(opened.config, where("config.json"));
-    const { vision, pictures, weights } = sizedVision(opened, published.vision_config, imageSize);
+    const { vision, preprocessing, weights } = sizedVision(opened, published.vision_config, imageSize);
     const config = { ...published, vision_config: vision };
     const tokenizer = await loadTokenizer(opened.path);
     const { vocab_size: rows } = config.text_config;
@@ -75,14 +76,14 @@ export class Blip2 {
       opened.generationConfig,
       config.text_config,
       where("generation_config.json"),
-      hub.onNotice,
+      hub.onNotice ?? ((notice) => process.emitWarning(notice)),
     );
     stopIf(signal);
     const device = openDevice({ threads });
     try {
       const parts = attentionOnly ? (["vision"] as const) : blip2Parts;
       const runner = await Blip2Runner.load(device, config, weights, { precision, parts, ...hub });
-      return new Blip2(device, runner, tokenizer, pictures, defaults);
+      return new Blip2(device, runner, tokenizer, preprocessing, defaults);
     } catch (error) {
       await device.close();
       throw error;
@@ -109,7 +110,7 @@ export class Blip2 {
     checkOptions("generate", options);
     const { image, prompt, ...settings } = options;
     return this.calls.run(async () => {
-      const start = this.texts.about("generate", [image], [prompt], settings);
+      const start = await this.texts.about("generate", [image], [prompt], settings);
       const [generated] = await this.texts.search("generate", start, settings);
       return generated!;
     });
@@ -129,7 +130,7 @@ export class Blip2 {
     }
     return this.calls.run(async () => {
       const asked = prompts ?? images.map(() => prompt);
-      const start = this.texts.about("generateBatch", images, asked, settings);
+      const start = await this.texts.about("generateBatch", images, asked, settings);
       return this.texts.search("generateBatch", start, settings);
     });
   }
@@ -149,11 +150,7 @@ export class Blip2 {
       );
     }
     return this.calls.run(async () => {
-      const rows = prompts.map((prompt, i) =>
-        this.texts.describedIds(call, prompt, descriptions?.[i], settings.maxPromptTokens),
-      );
-      const nothing = float32Tensor([], [rows.length, 0, this.runner.languageModel.embeddingSize]);
-      const start = { rows, queries: 0, softPrompts: () => Promise.resolve(nothing) };
+      const start = await this.texts.without(call, prompts, descriptions, settings);
       return this.texts.search(call, start, settings);
     });
   }
@@ -164,7 +161,7 @@ export class Blip2 {
     this.calls.check();
     const { image, prompt, ...asked } = options;
     const one = { ...asked, numBeams: 1, numReturnSequences: 1 } as const;
-    const start = this.texts.about("stream", [image], [prompt], one);
+    const start = await this.texts.about("stream", [image], [prompt], one);
     yield* this.texts.stream(start, one, prompt !== undefined);
   }
 
@@ -200,7 +197,7 @@ export class Blip2 {
     checkOptions("chat", options);
     const { image, format = this.questionFormat, signal } = options;
     const { maximumLength } = this.runner.languageModel;
-    const { context = Number.isFinite(maximumLength) ? maximumLength : t5Context } = options;
+    const { context = this.usualContext() } = options;
     if (context > maximumLength) {
       throw new UserError(
         `chat: context is ${context}, the model has ${maximumLength} positions; give at most these`,
@@ -213,18 +210,33 @@ export class Blip2 {
     return new Chat(this, view, format, context);
   }
 
-  /**
-   * How many tokens a picture, this prompt and so many new tokens are for the language model. What an
-   * encoder-decoder writes does not count: it stands apart from what it reads.
-   */
-  contextLength(prompt: string, maxNewTokens = this.defaults.settings.maxNewTokens): number {
-    const read = this.config.num_query_tokens + this.texts.promptIds("contextLength", prompt).length;
-    return this.runner.languageModel.kind === "encoder-decoder" ? read : read + maxNewTokens;
+  private usualContext(): number {
+    const { kind, maximumLength } = this.runner.languageModel;
+    if (kind === "encoder-decoder") return t5Context;
+    return Math.min(maximumLength, this.defaults.maxLength ?? Infinity);
   }
 
-  /** Whether the language model has positions for a picture, this prompt, and so many new tokens. */
+  /**
+   * How many tokens a picture, this prompt and so many new tokens are for the language model. What an
+   * encoder-decoder writes does not count: it stands apart from what it reads. Infinity for a prompt that has too many
+   * characters for the model's positions, or for `maxPromptTokens` tokens.
+   */
+  contextLength(prompt: string, maxNewTokens?: number, maxPromptTokens?: number): number {
+    const { num_query_tokens: queries } = this.config;
+    const { kind, maximumLength: positions } = this.runner.languageModel;
+    const read = queries + this.texts.promptTokens(prompt, this.texts.mostTokens(maxPromptTokens));
+    if (kind === "encoder-decoder" || read === Infinity) return read;
+    return read + (maxNewTokens ?? Math.max(1, usualNewTokens(this.defaults, read, { positions, queries })));
+  }
+
+  /**
+   * Whether the language model has positions for a picture, this prompt, and so many new tokens; of one without positions,
+   * whether it takes a prompt of this length unless it is told to.
+   */
   hasRoomFor(prompt: string, maxNewTokens?: number): boolean {
-    return this.contextLength(prompt, maxNewTokens) <= this.runner.languageModel.maximumLength;
+    const { maximumLength } = this.runner.languageModel;
+    const most = Math.min(maximumLength, this.config.num_query_tokens + this.texts.mostTokens());
+    return this.contextLength(prompt, maxNewTokens) <= most;
   }
 
   /** One pass through all parts, for those who want the numbers. */

@@ -89,6 +89,8 @@ export interface ForwardInputs {
   readonly decoderAttentionMask?: RawTensor | undefined;
   /** Longest text in tokens where the model has no positions that bound it. Default: 2,048. */
   readonly maxPromptTokens?: number | undefined;
+  /** Bytes that the call may take beside the weights, by an estimate; what would take more is refused. Default: 8 GiB. */
+  readonly maxMemory?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 

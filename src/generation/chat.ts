@@ -3,6 +3,7 @@ import { UserError } from "../errors.js";
 import type { Generated, GenerateOptions, StreamOptions } from "./calls.js";
 import type { ImageSource } from "../images/load-image.js";
 import type { ImageView } from "./image-view.js";
+import { usualPromptTokens } from "./limits.js";
 import { checkOptions, type GenerateSettings } from "./options.js";
 import { questionPrompt, type Turn } from "./questions.js";
 
@@ -23,7 +24,7 @@ export interface ChatModel {
   generate(options: GenerateOptions): Promise<Generated>;
   stream(options: StreamOptions): AsyncGenerator<string, void, undefined>;
   /** How many tokens a picture, a prompt and what may be answered are for the model. */
-  contextLength(prompt: string, maxNewTokens: number | undefined): number;
+  contextLength(prompt: string, maxNewTokens: number | undefined, maxPromptTokens: number): number;
 }
 
 /** Asks in turn: the next question waits for the answer to the last. */
@@ -91,9 +92,15 @@ export class Chat implements AsyncDisposable {
 
   private options<S extends GenerateSettings>(question: string, settings: S) {
     const promptBehind = (turns: readonly Turn[]): string => questionPrompt(this.format, question, turns);
+    const maxPromptTokens = settings.maxPromptTokens ?? Math.max(this.context, usualPromptTokens);
     const lengthBehind = (turns: readonly Turn[]): number =>
-      this.model.contextLength(promptBehind(turns), settings.maxNewTokens);
+      this.model.contextLength(promptBehind(turns), settings.maxNewTokens, maxPromptTokens);
     const least = lengthBehind([]);
+    if (least === Infinity) {
+      throw new UserError(
+        `ask: the question has ${question.length} characters, too many for a context of ${this.context} tokens; ask in fewer words`,
+      );
+    }
     if (least > this.context) {
       throw new UserError(
         `ask: the question needs a context of ${least} tokens, the chat has ${this.context}; ` +
@@ -107,7 +114,7 @@ export class Chat implements AsyncDisposable {
     // Models that go on with a dialogue would write the next question too.
     const next = this.format.slice(0, this.format.indexOf("{}")).trim();
     const stop = settings.stop ?? (next === "" ? undefined : next);
-    return { ...settings, stop, image: this.view, prompt: promptBehind(this.kept) };
+    return { ...settings, maxPromptTokens, stop, image: this.view, prompt: promptBehind(this.kept) };
   }
 
   /** Frees the picture's soft prompt. */

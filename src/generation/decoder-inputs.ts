@@ -25,7 +25,7 @@ export function decoderInputs(
   batch: number,
   { decoderStartId = 0, padId }: Ids,
 ): DecoderInputs & { readonly labels: HostTensor | undefined } {
-  const targets = labels && matrix("labels", labels, batch);
+  const targets = labels === undefined ? undefined : matrix("labels", labels, batch);
   const ids =
     decoderInputIds === undefined
       ? targets && shiftedRight(targets, decoderStartId, padId)
@@ -37,7 +37,8 @@ export function decoderInputs(
     throw new UserError("forward: decoderInputIds and labels must have a position at least, they have none");
   if (targets !== undefined) requireDims("labels", targets, ids.dims);
   const ones = int64Tensor(new BigInt64Array(ids.data.length).fill(1n), ids.dims);
-  const mask = decoderAttentionMask ? matrix("decoderAttentionMask", decoderAttentionMask, batch) : ones;
+  const mask =
+    decoderAttentionMask === undefined ? ones : matrix("decoderAttentionMask", decoderAttentionMask, batch);
   requireDims("decoderAttentionMask", mask, ids.dims);
   return { ids, mask, labels: targets };
 }

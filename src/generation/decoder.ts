@@ -59,6 +59,11 @@ export class Decoder {
     return this.model.embeddingSize;
   }
 
+  /** Sizes of the cache. */
+  get cache(): DecoderOnly["cache"] {
+    return this.model.cache;
+  }
+
   /** Starts a generation with an empty cache. */
   begin({ states = false }: StepperOptions = {}): Stepper {
     return new CachedStepper(this.device, this.program, this.caches, this.emptyCache(), states);

@@ -65,6 +65,11 @@ export class EncoderDecoder {
     return this.model.embeddingSize;
   }
 
+  /** Sizes of the cache. */
+  get cache(): EncoderDecoderModel["cache"] {
+    return this.model.cache;
+  }
+
   /** Starts a generation. It yields no hidden states, also where they are wanted. */
   begin(_options?: StepperOptions): Stepper {
     return new EncoderDecoderStepper(this.device, this.encoder, this.decoder, this.names, this.emptyCache());

@@ -1,6 +1,7 @@
 /** One pass through all parts on tensors that callers bring, checked before anything is computed. Shapes as in `calls.ts`. */
 import { UserError } from "../errors.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
+import { ignoreIndex } from "../objectives/cross-entropy.js";
 import {
   checkIds,
   checkMask,
@@ -14,9 +15,9 @@ import {
 import type { Blip2Runner } from "./blip-2-runner.js";
 import type { ForwardInputs, ForwardOutputs } from "./calls.js";
 import { decoderInputs, refuseDecoderInputs } from "./decoder-inputs.js";
-import type { GenerationDefaults } from "./options.js";
+import { checkMemory, languageBytes, usualMemory, usualPromptTokens, visionBytes } from "./limits.js";
+import type { GenerationDefaults } from "./generation-defaults.js";
 import type { Prompt } from "./search/stepper.js";
-import { usualPromptTokens } from "./text-generator.js";
 
 /** Mean cross-entropy of labels that stand beside logits. */
 export type LossOf = (
@@ -32,7 +33,7 @@ export async function forwardPass(
   inputs: ForwardInputs,
   lossOf: LossOf,
 ): Promise<ForwardOutputs> {
-  const { signal, maxPromptTokens = usualPromptTokens } = inputs;
+  const { signal, maxPromptTokens = usualPromptTokens, maxMemory = usualMemory } = inputs;
   const { config, languageModel } = runner;
   const { vision_config: vision, num_query_tokens: queries } = config;
   const { vocab_size: rows } = config.text_config;
@@ -50,15 +51,18 @@ export async function forwardPass(
   const ones = int64Tensor(new BigInt64Array(ids.data.length).fill(1n), ids.dims);
   const mask = inputs.attentionMask === undefined ? ones : likeIds("attentionMask", inputs.attentionMask);
   checkMask("attentionMask", mask);
-  const target =
-    languageModel.kind === "encoder-decoder" ? decoderInputs(inputs, batch, defaults) : undefined;
+  const isEncoderDecoder = languageModel.kind === "encoder-decoder";
+  const target = isEncoderDecoder ? decoderInputs(inputs, batch, defaults) : undefined;
   if (target === undefined) refuseDecoderInputs(inputs);
-  else {
+  const given = inputs.labels;
+  const labels =
+    target === undefined ? (given === undefined ? given : likeIds("labels", given)) : target.labels;
+  // Before the decoder's ids, which may follow from them.
+  if (labels !== undefined) checkIds("labels", labels, rows, ignoreIndex);
+  if (target !== undefined) {
     checkIds("decoderInputIds", target.ids, rows);
     checkMask("decoderAttentionMask", target.mask);
   }
-  const labels = target === undefined ? inputs.labels && likeIds("labels", inputs.labels) : target.labels;
-  if (labels !== undefined) checkIds("labels", labels, rows, -100);
   const imageToken = config.image_token_index ?? undefined;
   const text = imageToken === undefined ? ids : withoutImageTokens(ids, imageToken, queries);
   checkIds("inputIds", text, rows);
@@ -76,6 +80,13 @@ export async function forwardPass(
       `forward: ${name} come to ${count} positions, at most ${most} are taken; shorten them${remedy}`,
     );
   }
+  const written = target?.ids.dims[1] ?? 0;
+  const size = { prompts: batch, read: length, written, sequences: 1 };
+  const logitBytes =
+    4 * batch * (target === undefined ? length : written) * rows * (labels === undefined ? 2 : 6);
+  const bytes = Math.max(languageBytes(languageModel, 0, size) + logitBytes, visionBytes(config, batch));
+  const what = `a batch of ${batch} rows of ${length}${target === undefined ? "" : ` and ${written}`} positions`;
+  checkMemory("forward", what, bytes, maxMemory, "give fewer or shorter rows");
   const outputs = await runner.imageOutputs(pixels, signal);
   const prompt: Prompt = {
     embeddings: outputs["languageProjection"]!,

@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { UserError } from "../errors.js";
 import { checkJson } from "../json.js";
-import { listed } from "../listed.js";
+import { listedNames } from "../listed.js";
 import { quoted } from "../quoted.js";
 
 const id = z.int().nonnegative();
@@ -14,10 +14,10 @@ const idOrNone = z.int();
 
 /** The keys that are read. */
 const schema = z.looseObject({
-  bos_token_id: id.nullish(),
+  bos_token_id: idOrNone.nullish(),
   eos_token_id: z.union([idOrNone, z.array(idOrNone)]).nullish(),
   pad_token_id: idOrNone.nullish(),
-  decoder_start_token_id: id.nullish(),
+  decoder_start_token_id: idOrNone.nullish(),
   max_new_tokens: z.int().min(1).nullish(),
   min_new_tokens: z.int().min(0).nullish(),
   /** Count what stands before the text too; `max_new_tokens` and `min_new_tokens` go before them. */
@@ -30,6 +30,12 @@ const schema = z.looseObject({
   repetition_penalty: z.number().positive().nullish(),
   no_repeat_ngram_size: z.int().min(0).nullish(),
   bad_words_ids: z.array(z.array(id).min(1)).nullish(),
+  /** Do not occur at all; do not begin a text. */
+  suppress_tokens: z.array(idOrNone).nullish(),
+  begin_suppress_tokens: z.array(idOrNone).nullish(),
+  /** What an encoder-decoder's text begins with, and what a text of the greatest length ends with. */
+  forced_bos_token_id: idOrNone.nullish(),
+  forced_eos_token_id: z.union([idOrNone, z.array(idOrNone)]).nullish(),
   do_sample: z.boolean().nullish(),
   /** These three are held against what sampling can do where it is asked for. */
   temperature: z.number().nullish(),
@@ -65,6 +71,11 @@ const harmless: ReadonlySet<string> = new Set([
   "num_assistant_tokens",
   "num_assistant_tokens_schedule",
   "assistant_confidence_threshold",
+  "assistant_early_exit",
+  "assistant_ensemble_weight",
+  "speculation_type",
+  "use_mtp",
+  "prompt_lookup_num_tokens",
   "max_matching_ngram_size",
   "assistant_lookbehind",
   "target_lookbehind",
@@ -99,28 +110,28 @@ export function parseGenerationConfig(
   onNotice?: (notice: string) => void,
 ): GenerationConfig {
   const config = checkJson(json, schema, where);
-  const { temperature, top_p: topP } = config;
+  const temperature = config.temperature ?? 1;
+  const topP = config.top_p ?? 1;
+  const isPossible = { temperature: temperature > 0, topP: topP > 0 && topP <= 1 };
   if (config.do_sample === true) {
     const problems = [
-      ...(temperature != null && temperature <= 0
-        ? [`temperature is ${temperature}: above 0 is required`]
-        : []),
-      ...(topP != null && !(topP > 0 && topP <= 1)
-        ? [`top_p is ${topP}: above 0 and at most 1 is required`]
-        : []),
+      ...(isPossible.temperature ? [] : [`temperature is ${temperature}: above 0 is required`]),
+      ...(isPossible.topP ? [] : [`top_p is ${topP}: above 0 and at most 1 is required`]),
     ];
     if (problems.length > 0) throw new UserError(`${where}: do_sample is true and ${problems.join("; ")}`);
   }
   const passed = Object.entries(config).flatMap(([key, value]) => {
-    const isKnown = key in schema.shape || harmless.has(key) || key.startsWith("_");
+    const isKnown = Object.hasOwn(schema.shape, key) || harmless.has(key) || key.startsWith("_");
     const isNothing = value === null || value === undefined || (Array.isArray(value) && value.length === 0);
-    return isKnown || isNothing || neutral[key]?.includes(value) ? [] : [`${key} ${quoted(value)}`];
+    const isNeutral = Object.hasOwn(neutral, key) && neutral[key]!.includes(value);
+    if (isKnown || isNothing || isNeutral) return [];
+    return [`${key} ${typeof value === "number" ? value : quoted(value)}`];
   });
-  if (passed.length > 0) onNotice?.(`${where}: passed over, as nothing here does it: ${listed(passed)}`);
+  if (passed.length > 0) onNotice?.(`${where}: passed over, as nothing here does it: ${listedNames(passed)}`);
   return {
     ...config,
     // Without draws they mean nothing, whatever they are.
-    temperature: temperature != null && temperature > 0 ? temperature : undefined,
-    top_p: topP != null && topP > 0 && topP <= 1 ? topP : undefined,
+    temperature: isPossible.temperature ? temperature : undefined,
+    top_p: isPossible.topP ? topP : undefined,
   };
 }

@@ -2,10 +2,8 @@
 import { z } from "zod";
 import { checkAgainst, show } from "../check-options.js";
 import { UserError } from "../errors.js";
-import { listed } from "../listed.js";
 import { precisions } from "../loading/precision.js";
-import { familyOf, type LanguageConfig } from "../models/language/families.js";
-import { parseGenerationConfig } from "./generation-config.js";
+import type { GenerationDefaults } from "./generation-defaults.js";
 import type { SearchSettings } from "./search/search.js";
 
 export interface GenerateSettings {
@@ -13,11 +11,13 @@ export interface GenerateSettings {
   readonly maxNewTokens?: number | undefined;
   /** So many tokens come before a text may end. Default: `min_new_tokens`, or 0. */
   readonly minNewTokens?: number | undefined;
-  /**
-   * Longest prompt in tokens, for models whose positions do not bound it. Memory grows with its square. Default: 2,048, or the
-   * model's positions.
-   */
+  /** Longest prompt in tokens. Memory grows with its square. Default: the model's positions, or 2,048 where it has none. */
   readonly maxPromptTokens?: number | undefined;
+  /**
+   * Bytes that the call may take beside the weights, by an estimate from the lengths of prompts and texts and the number of
+   * sequences. A batch that would take more is run in parts; one prompt that would is refused. Default: 8 GiB.
+   */
+  readonly maxMemory?: number | undefined;
   /** 1: greedy search. Default: `num_beams`, or 5. */
   readonly numBeams?: number | undefined;
   /** Above 0 beam search favours long texts, below 0 short ones. Default: `length_penalty`, or 1. */
@@ -27,7 +27,7 @@ export interface GenerateSettings {
   /**
    * Above 1 makes ids seen before less likely. Default: `repetition_penalty`, or 1. With a decoder-only model the prompt's ids count as
    * seen, as in transformers; in LAVIS they do not, as it passes embeddings. Its captions of published models are made with 5 beams,
-   * `repetitionPenalty` 1.15 and a shortest length of 8 that counts the end, which is `minNewTokens` 7.
+   * `repetitionPenalty` 1.15 and a shortest length of 8, which is `minNewTokens` 7.
    */
   readonly repetitionPenalty?: number | undefined;
   /** No sequence of so many tokens comes twice; 0 for no such rule. Default: `no_repeat_ngram_size`, or 0. */
@@ -68,16 +68,20 @@ export interface GenerateSettings {
 /** Nobody wants a longer text of these models, and a slip of the hand would take for ever. */
 const mostNewTokens = 16_384;
 
+/** Characters of a word that is forbidden. */
+const longestWord = 1000;
+
 const settings = {
   maxNewTokens: z.int().min(1).max(mostNewTokens).optional(),
   maxPromptTokens: z.int().min(1).max(1_000_000).optional(),
+  maxMemory: z.number().positive().optional(),
   minNewTokens: z.int().min(0).optional(),
   numBeams: z.int().min(1).max(1000).optional(),
   lengthPenalty: z.number().optional(),
   earlyStopping: z.union([z.boolean(), z.literal("never")]).optional(),
   repetitionPenalty: z.number().positive().optional(),
   noRepeatNgramSize: z.int().min(0).optional(),
-  badWords: z.array(z.string().min(1)).optional(),
+  badWords: z.array(z.string().min(1).max(longestWord)).optional(),
   stop: z.union([z.string().min(1), z.array(z.string().min(1))]).optional(),
   answerAfter: z.string().min(1).optional(),
   numReturnSequences: z.int().min(1).max(1000).optional(),
@@ -142,6 +146,7 @@ const schemas = {
     decoderInputIds: z.unknown().optional(),
     decoderAttentionMask: z.unknown().optional(),
     maxPromptTokens: settings.maxPromptTokens,
+    maxMemory: settings.maxMemory,
     signal: settings.signal,
   }),
 };
@@ -159,121 +164,43 @@ export function checkOptions(call: keyof typeof schemas, options: unknown): void
   });
 }
 
-/** What a language model's config says of ids. */
-type TextIds = Pick<LanguageConfig, "model_type" | "vocab_size"> & {
-  readonly bos_token_id: number | null;
-  readonly eos_token_id: number | readonly number[] | null;
-  readonly pad_token_id: number | null;
-  readonly decoder_start_token_id?: number | null | undefined;
-};
-
-/** Of these, `numBeams` and `topK` depend on the search where the model's file does not say. */
-type UsualSettings = Required<
-  Omit<SearchSettings, "endIds" | "numBeams" | "sampling" | "contrastive" | "isStopped">
-> & {
-  readonly numBeams: number | undefined;
-  readonly sample: boolean;
-  readonly temperature: number;
-  readonly topK: number | undefined;
-  readonly topP: number;
-  readonly penaltyAlpha: number;
-};
-
-/** What a model does when it is not told otherwise. */
-export interface GenerationDefaults {
-  readonly settings: UsualSettings;
-  readonly stops: readonly string[];
-  readonly questionFormat: string;
-  readonly answerAfter: string | undefined;
-  readonly startId: number;
-  readonly endIds: readonly number[];
-  readonly padId: number;
-  /** Where the text of an encoder-decoder starts. */
-  readonly decoderStartId?: number;
-  /** Lengths that count what stands before the text, where the file has no `max_new_tokens` or `min_new_tokens`. */
-  readonly maxLength?: number;
-  readonly minLength?: number;
+/** Positions of a language model, and how many of them pictures take. */
+export interface Room {
+  readonly positions: number;
+  readonly queries: number;
 }
 
-/**
- * Defaults from the content of generation_config.json, then from the language model's config, then LAVIS's for
- * captions: 5 beams, at most 30 new tokens. `onNotice` is told of keys that mean nothing here. Throws a `UserError` naming
- * `where` and the key that does not fit.
- */
-export function generationDefaults(
-  json: unknown,
-  text: TextIds,
-  where = "generation_config.json",
-  onNotice?: (notice: string) => void,
-): GenerationDefaults {
-  const config = parseGenerationConfig(json ?? {}, where, onNotice);
-  const family = familyOf(text);
-  const endIds = [config.eos_token_id ?? text.eos_token_id ?? []].flat().filter((id) => id >= 0);
-  const outside = endIds.filter((id) => id >= text.vocab_size);
-  if (outside.length > 0) {
-    throw new UserError(
-      `${where}: the end of a text is token ${listed(outside)}, the model's vocabulary has ${text.vocab_size}; ` +
-        "check that eos_token_id and the model belong together",
-    );
+const unbounded: Room = { positions: Infinity, queries: 0 };
+
+/** How many tokens a text has at most where the caller does not say it: below 1 where `max_length` leaves none. */
+export function usualNewTokens(
+  { settings: { maxNewTokens }, maxLength }: GenerationDefaults,
+  before: number,
+  { positions, queries }: Room = unbounded,
+): number {
+  // What a file asks for gives way to what its model can do.
+  if (maxLength !== undefined && maxLength <= positions) return Math.min(maxLength - before, mostNewTokens);
+  if (maxLength !== undefined || maxNewTokens + queries >= positions) {
+    return Math.min(Math.max(1, positions - before), mostNewTokens);
   }
-  const ownPad = [config.pad_token_id, text.pad_token_id].find(
-    (id) => id !== undefined && id !== null && id >= 0,
-  );
-  const padId = ownPad ?? family.usualIds.pad;
-  const { max_new_tokens: maxNew, max_length: maxLength } = config;
-  const { min_new_tokens: minNew, min_length: minLength } = config;
-  return {
-    settings: {
-      maxNewTokens: maxNew ?? 30,
-      minNewTokens: minNew ?? 0,
-      numBeams: config.num_beams ?? undefined,
-      numReturnSequences: config.num_return_sequences ?? 1,
-      lengthPenalty: config.length_penalty ?? 1,
-      earlyStopping: config.early_stopping ?? false,
-      repetitionPenalty: config.repetition_penalty ?? 1,
-      noRepeatNgramSize: config.no_repeat_ngram_size ?? 0,
-      forbidden: withoutEnds(config.bad_words_ids ?? [], endIds),
-      sample: config.do_sample ?? false,
-      temperature: config.temperature ?? 1,
-      topK: config.top_k ?? undefined,
-      topP: config.top_p ?? 1,
-      penaltyAlpha: config.penalty_alpha ?? 0,
-    },
-    stops: [config.stop_strings ?? []].flat(),
-    questionFormat: config.question_format ?? family.questionFormat,
-    answerAfter: config.answer_after ?? undefined,
-    startId: text.bos_token_id ?? config.bos_token_id ?? family.usualIds.start,
-    endIds,
-    padId,
-    ...(family.kind === "encoder-decoder" && {
-      decoderStartId: config.decoder_start_token_id ?? text.decoder_start_token_id ?? padId,
-    }),
-    // 20 is what transformers writes where nobody has chosen a length.
-    ...(maxNew == null && maxLength != null && maxLength !== 20 && { maxLength }),
-    ...(minNew == null && minLength != null && minLength > 0 && { minLength }),
-  };
-}
-
-/** The end of a text cannot be forbidden; transformers passes over it too. */
-function withoutEnds(
-  sequences: readonly (readonly number[])[],
-  endIds: readonly number[],
-): readonly (readonly number[])[] {
-  return sequences.filter(([first, ...rest]) => rest.length > 0 || !endIds.includes(first!));
+  return Math.min(maxNewTokens, mostNewTokens);
 }
 
 /**
  * The settings of one call; words and stop strings are the caller's to add. Throws one `UserError` that names the
  * options that contradict each other or would have no effect.
  *
- * @param before what stands before the first new token and counts in `max_length` and `min_length`
+ * @param before positions that stand before the first new token and count in `max_length` and `min_length`.
+ * @param room positions of the model, and how many of them pictures take.
  */
 export function searchSettings(
   call: string,
   asked: GenerateSettings,
-  { settings: usual, endIds, maxLength, minLength }: GenerationDefaults,
+  defaults: GenerationDefaults,
   before = 0,
+  room: Room = unbounded,
 ): SearchSettings {
+  const { settings: usual, placed, endIds, minLength } = defaults;
   const sample = asked.sample ?? (asked.penaltyAlpha ? false : usual.sample);
   // What the caller wants outweighs the search that the model's file is for.
   const otherSearch = sample || (asked.numBeams ?? 1) > 1;
@@ -282,8 +209,7 @@ export function searchSettings(
   const fewBeams = isContrastive || asked.sample === true;
   const numBeams = asked.numBeams ?? (fewBeams ? 1 : (usual.numBeams ?? (sample ? 1 : 5)));
   const canReturn = sample && numBeams === 1 ? Infinity : numBeams;
-  const usualMost = maxLength === undefined ? usual.maxNewTokens : Math.max(1, maxLength - before);
-  const maxNewTokens = asked.maxNewTokens ?? usualMost;
+  const maxNewTokens = asked.maxNewTokens ?? usualNewTokens(defaults, before, room);
   const usualLeast = minLength === undefined ? usual.minNewTokens : Math.max(0, minLength - before);
   // Defaults give way to what was asked for.
   const minNewTokens = asked.minNewTokens ?? Math.min(usualLeast, maxNewTokens);
@@ -291,7 +217,12 @@ export function searchSettings(
   const topK = asked.topK ?? usual.topK ?? (isContrastive ? 4 : 50);
 
   const problems: string[] = [];
-  if (minNewTokens > maxNewTokens) {
+  if (maxNewTokens < 1) {
+    problems.push(
+      `max_length of the model's generation_config.json is ${defaults.maxLength}, and ${before} positions stand before the text; ` +
+        "give maxNewTokens, or a shorter prompt",
+    );
+  } else if (minNewTokens > maxNewTokens) {
     problems.push(`minNewTokens is ${minNewTokens}, more than maxNewTokens, which is ${maxNewTokens}`);
   }
   for (const key of ["temperature", "topP", "seed", ...(isContrastive ? [] : ["topK"])] as const) {
@@ -325,6 +256,7 @@ export function searchSettings(
     noRepeatNgramSize: asked.noRepeatNgramSize ?? usual.noRepeatNgramSize,
     forbidden: usual.forbidden,
     endIds,
+    ...placed,
     ...(sample && {
       sampling: {
         temperature: asked.temperature ?? usual.temperature,

@@ -28,7 +28,7 @@ export function answerSettings(
   return {
     answerAfter,
     maxNewTokens: answerAfter === undefined ? 10 : 50,
-    minNewTokens: 1,
+    minNewTokens: 0,
     numBeams: 5,
     lengthPenalty: familyOf(model.config.text_config).answerLengthPenalty,
   };

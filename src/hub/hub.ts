@@ -5,6 +5,7 @@
  * of a repository, starts each again after an interruption, checks no hash, and two processes at once write into the same
  * partial file; so the fetching itself is in hub-download.ts, and the cache in hub-cache.ts.
  */
+import { warnOnce } from "../notices.js";
 import { realpath, rename, statfs } from "node:fs/promises";
 import { z } from "zod";
 import { InterruptedError, UserError } from "../errors.js";
@@ -93,15 +94,6 @@ const listed = z.object({
   oid: hash.optional(),
   lfs: z.object({ oid: hash, size: z.int().nonnegative() }).optional(),
 });
-
-const warned = new Set<string>();
-
-/** A warning of the process, the same one once however many models are loaded. */
-function warnOnce(notice: string): void {
-  if (warned.has(notice)) return;
-  warned.add(notice);
-  process.emitWarning(notice);
-}
 
 /** A listing of more pages, of a thousand files each, is taken for one without an end. */
 const mostPages = 100;

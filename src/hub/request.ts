@@ -3,7 +3,7 @@
  * are worded for people.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { InterruptedError, UserError } from "../errors.js";
+import { interrupted, stopIf, UserError } from "../errors.js";
 import type { HubSettings } from "./settings.js";
 
 /** The hub gave no answer, though it was asked several times. A copy in the cache may serve instead. */
@@ -119,7 +119,7 @@ export class HubConnection {
     read: (response: Response, nextBytes: () => Promise<Uint8Array | undefined>) => Promise<void>,
     isGood: (status: number) => boolean = (status) => status >= 200 && status < 300,
   ): Promise<void> {
-    if (this.signal?.aborted) throw stopped();
+    stopIf(this.signal);
     const silence = new AbortController();
     const stop = (): void => silence.abort();
     this.signal?.addEventListener("abort", stop);
@@ -131,7 +131,7 @@ export class HubConnection {
       try {
         return await answer;
       } catch (error) {
-        if (this.signal?.aborted) throw stopped();
+        stopIf(this.signal);
         const silent = `silent for ${timeout / 1000} s`;
         throw new BrokenError(silence.signal.aborted ? silent : reasonOf(error));
       } finally {
@@ -198,7 +198,7 @@ export class HubConnection {
     try {
       await sleep(milliseconds, undefined, { signal: this.signal });
     } catch {
-      throw stopped();
+      throw interrupted(this.signal);
     }
   }
 
@@ -247,10 +247,6 @@ function waitOf(header: string | null): number {
   const seconds = Number(header);
   const wait = Number.isNaN(seconds) ? Date.parse(header) - Date.now() : 1000 * seconds;
   return wait > 0 ? wait : 0;
-}
-
-function stopped(): InterruptedError {
-  return new InterruptedError("stopped on request");
 }
 
 /** What fetch hides behind "fetch failed". */

@@ -1,4 +1,5 @@
 /** Pictures to the tensor that the vision model takes, as a folder's preprocessor_config.json says. */
+import { checkJson } from "../json.js";
 import { z } from "zod";
 import { InternalError, UserError } from "../errors.js";
 import { float32Tensor, type HostTensor } from "../host-tensor.js";
@@ -59,16 +60,7 @@ const remedies: Readonly<Record<string, string>> = {
  * Throws `UserError` naming `where` and every key whose value is not supported.
  */
 export function preprocessConfig(json: unknown, where = "preprocessor_config.json"): PreprocessConfig {
-  const parsed = schema.safeParse(json);
-  if (!parsed.success) {
-    const problems = parsed.error.issues.map(({ path, message }) => {
-      const key = String(path[0] ?? "");
-      const value = (json as Record<string, unknown> | null)?.[key];
-      return key ? `${key} is ${JSON.stringify(value)}: ${remedies[key] ?? message}` : message;
-    });
-    throw new UserError(`${where}: ${problems.join("; ")}`);
-  }
-  const config = parsed.data;
+  const config = checkJson(json, schema, where, (key) => remedies[key]);
   const size = typeof config.size === "number" ? { width: config.size, height: config.size } : config.size;
   const factor = config.do_rescale ? config.rescale_factor : 1;
   const channel = (index: 0 | 1 | 2): Float32Array => {

@@ -2,8 +2,9 @@
  * A frozen language model as trainings use it: from a folder of its own or out of a whole BLIP-2 folder, mapped from its
  * file, under the names that it has inside BLIP-2. Nothing is read but the header, until a graph is compiled.
  */
+import { warnOnce } from "../notices.js";
 import { join } from "node:path";
-import { checkTensors, type ModelFolder } from "../checkpoints/model-folder.js";
+import { checkTensors, layersMustFit, type ModelFolder } from "../checkpoints/model-folder.js";
 import type { TensorFile } from "../checkpoints/safetensors.js";
 import { renamedTensors, visitFloat32 } from "../checkpoints/tensor-views.js";
 import type { FrozenWeights } from "../engine/index.js";
@@ -69,13 +70,14 @@ export async function openFrozenLanguageModel(
   const file = renamedTensors(weights, (name) =>
     isInside ? (name.startsWith(`${prefix}.`) ? name : undefined) : `${prefix}.${name}`,
   );
+  layersMustFit(config, file.tensors, where);
   const declared = new Parameters(() => false);
   const build = (parameters: Parameters): LanguageModel =>
     family.build(config, parameters.scope(prefix), file.tensors);
   const model = build(declared);
   const { shapes } = declared;
   const ignored = (name: string): boolean => family.isUnread(name.slice(prefix.length + 1));
-  checkTensors(shapes, file.tensors, path, { ignored });
+  checkTensors(shapes, file.tensors, path, { ignored, extra: hooks.onNotice ?? warnOnce });
   return {
     path,
     config,
@@ -88,7 +90,7 @@ export async function openFrozenLanguageModel(
       const open = await openFrozenWeights(file, {
         precision: "fp32",
         tiedHead: model.hasTiedHead,
-        ignored: (name) => ignored(name) && !shapes.has(name),
+        ignored: (name) => !shapes.has(name),
         ...hooks,
       });
       return open(shapes.keys());

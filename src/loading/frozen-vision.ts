@@ -2,9 +2,10 @@
  * A frozen image encoder as trainings use it: alone in its folder or inside a BLIP-2 model, mapped from its file. Nothing is
  * read but the header, until a graph is compiled.
  */
+import { warnOnce } from "../notices.js";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { checkTensors, type ModelFolder } from "../checkpoints/model-folder.js";
+import { checkTensors, layersMustFit, type ModelFolder } from "../checkpoints/model-folder.js";
 import type { TensorFile } from "../checkpoints/safetensors.js";
 import { renamedTensors } from "../checkpoints/tensor-views.js";
 import type { FrozenWeights } from "../engine/index.js";
@@ -40,10 +41,14 @@ export function openFrozenVision(folder: ModelFolder, hooks: LoadingHooks = {}):
   const file = renamedTensors(folder.weights, (name) =>
     isInside ? (name.startsWith(prefix) ? name : undefined) : prefix + name,
   );
+  layersMustFit(config, folder.weights.tensors, where);
   const declared = new Parameters(() => false);
   visionEncoder(config, declared);
-  const ignored = (name: string): boolean => isUnusedVisionTensor(config, name);
-  checkTensors(declared.shapes, file.tensors, folder.path, { ignored });
+  checkTensors(declared.shapes, file.tensors, folder.path, {
+    ignored: (name) => isUnusedVisionTensor(config, name),
+    extra: hooks.onNotice ?? warnOnce,
+  });
+  const ignored = (name: string): boolean => !declared.shapes.has(name);
   let digest: Promise<string> | undefined;
   return {
     folder,

@@ -9,7 +9,7 @@ import { derivedVisionTensors, type VisionConfig } from "../models/vision/vision
 export interface SizedVision<Config extends VisionConfig> {
   /** With the `image_size` that is used. */
   readonly vision: Config;
-  readonly pictures: PreprocessConfig;
+  readonly preprocessing: PreprocessConfig;
   /** The folder's weights; positions fit `vision`. */
   readonly weights: TensorFile;
 }
@@ -26,8 +26,11 @@ export function sizedVision<Config extends VisionConfig>(
 ): SizedVision<Config> {
   const where = `${folder.path}/preprocessor_config.json`;
   const json = folder.preprocessor ?? { size: original.image_size };
-  const pictures = preprocessConfig(imageSize === undefined ? json : { ...json, size: imageSize }, where);
-  const { size } = pictures;
+  const preprocessing = preprocessConfig(
+    imageSize === undefined ? json : { ...json, size: imageSize },
+    where,
+  );
+  const { size } = preprocessing;
   if (size === undefined) {
     throw new UserError(`${where}: do_resize is false: true is required, to a square size`);
   }
@@ -41,5 +44,5 @@ export function sizedVision<Config extends VisionConfig>(
   }
   const vision = { ...original, image_size: size.width };
   const derived = derivedVisionTensors(vision, original, folder.weights.tensors);
-  return { vision, pictures, weights: withDerivedTensors(folder.weights, derived) };
+  return { vision, preprocessing, weights: withDerivedTensors(folder.weights, derived) };
 }

@@ -27,6 +27,34 @@ export function rankOf(
   return rank;
 }
 
+/**
+ * The first `depth` candidates by the same rule: the highest scores, the best first; of equals the wrong ones first, and of these the
+ * earlier one.
+ */
+export function bestOf(
+  count: number,
+  score: (candidate: number) => number,
+  isRight: (candidate: number) => boolean,
+  depth: number,
+): number[] {
+  interface Placed {
+    readonly candidate: number;
+    readonly score: number;
+    readonly isRight: boolean;
+  }
+  const isBefore = (a: Placed, b: Placed): boolean =>
+    a.score > b.score || (a.score === b.score && !a.isRight && b.isRight);
+  const top: Placed[] = [];
+  for (let candidate = 0; candidate < count; candidate++) {
+    const placed = { candidate, score: numberOf(score(candidate)), isRight: isRight(candidate) };
+    if (top.length === depth && !isBefore(placed, top.at(-1)!)) continue;
+    const place = top.findIndex((other) => isBefore(placed, other));
+    top.splice(place < 0 ? top.length : place, 0, placed);
+    if (top.length > depth) top.pop();
+  }
+  return top.map(({ candidate }) => candidate);
+}
+
 const numberOf = (score: number): number => (Number.isNaN(score) ? -Infinity : score);
 
 /** The share of ranks that are among the first `depth`; 0 of none. */

@@ -2,6 +2,7 @@
  * The whole of BLIP-2 without a language model, for comparing pictures with texts, under the names of Hugging
  * Face's `Blip2ForImageTextRetrieval`: its config.json, and its two parts. Image encoders may be CLIP's too.
  */
+import { checkJson } from "../json.js";
 import { z } from "zod";
 import { UserError } from "../errors.js";
 import type { Parameters } from "../nn/parameters.js";
@@ -35,12 +36,7 @@ export type RetrievalConfig = z.infer<typeof schema>;
  * Throws one `UserError` naming `where` and every key whose value is not supported.
  */
 export function retrievalConfig(json: unknown, where = "config.json"): RetrievalConfig {
-  const parsed = schema.safeParse(json);
-  if (!parsed.success) {
-    const problems = parsed.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`);
-    throw new UserError(`${where}: ${problems.join("; ")}`);
-  }
-  const config = parsed.data;
+  const config = checkJson(json, schema, where);
   const vision = parseVisionConfig(config.vision_config, `${where}: vision_config`);
   const { qformer_config: qformer } = config;
   const problems: string[] = [];

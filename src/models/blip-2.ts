@@ -2,6 +2,7 @@
  * The whole of BLIP-2 with a language model, under the names of Hugging Face's
  * `Blip2ForConditionalGeneration`: its config.json, and its three parts.
  */
+import { checkJson } from "../json.js";
 import { z } from "zod";
 import { UserError } from "../errors.js";
 import { quoted } from "../quoted.js";
@@ -97,28 +98,13 @@ const remedies: Readonly<Record<string, string>> = {
  * Throws one `UserError` naming `where` and every key whose value is not supported.
  */
 export function blip2Config(json: unknown, where = "config.json"): Blip2Config {
-  const parsed = schema.safeParse(json);
-  if (parsed.success) {
-    const { vision_config: vision, qformer_config: qformer } = parsed.data;
-    // The Q-Former looks at this image encoder whatever its own key says; transformers does the same.
-    const config = {
-      ...parsed.data,
-      qformer_config: { ...qformer, encoder_hidden_size: vision.hidden_size },
-    };
-    const problems = refusals(config);
-    if (problems.length === 0) return config;
-    throw new UserError(`${where}: ${problems.join("; ")}`);
-  }
-  const problems = parsed.error.issues.map(({ path, message }) => {
-    const key = path.join(".");
-    const value = path.reduce<unknown>(
-      (at, step) => (at as Record<PropertyKey, unknown> | undefined)?.[step],
-      json,
-    );
-    const why = remedies[key] ?? message;
-    return key === "" ? why : `${key} is ${value === undefined ? "missing" : quoted(value)}: ${why}`;
-  });
-  throw new UserError(`${where}: ${problems.join("; ")}`);
+  const parsed = checkJson(json, schema, where, (key) => remedies[key]);
+  const { vision_config: vision, qformer_config: qformer } = parsed;
+  // The Q-Former looks at this image encoder whatever its own key says; transformers does the same.
+  const config = { ...parsed, qformer_config: { ...qformer, encoder_hidden_size: vision.hidden_size } };
+  const problems = refusals(config);
+  if (problems.length > 0) throw new UserError(`${where}: ${problems.join("; ")}`);
+  return config;
 }
 
 export interface Blip2Parts {
@@ -136,11 +122,11 @@ export function unreadTensors({
   vision_config: vision,
 }: Blip2Config): (name: string) => boolean {
   const prefix = "language_model.";
-  const { isUnread } = familyOf(text);
+  const family = familyOf(text);
   return (name) =>
     name.endsWith(".position_ids") ||
     isUnusedVisionTensor(vision, name) ||
-    (name.startsWith(prefix) && isUnread(name.slice(prefix.length)));
+    (name.startsWith(prefix) && family.isUnread(name.slice(prefix.length)));
 }
 
 /**

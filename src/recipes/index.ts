@@ -11,5 +11,4 @@ const recipes = {
 export type RecipeName = keyof typeof recipes;
 
 /** The recipe of a name. What a recipe takes is for its own schema to say. */
-export const recipeOf = async (name: RecipeName): Promise<Recipe> =>
-  (await recipes[name]()) as unknown as Recipe;
+export const recipeOf = async (name: RecipeName): Promise<Recipe> => recipes[name]();

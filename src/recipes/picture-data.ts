@@ -16,6 +16,7 @@ import type { Device } from "../engine/index.js";
 import { stopIf, UserError } from "../errors.js";
 import { listedNames } from "../listed.js";
 import type { FrozenVision } from "../loading/frozen-vision.js";
+import { frozenEncoder } from "../training/frozen-encoder.js";
 import { openFeatures, refuseBroken, type FeatureSet } from "../training/image-features.js";
 import type { TrainingHooks } from "../training/trainer.js";
 
@@ -93,10 +94,11 @@ export async function openSplitFeatures(
 ): Promise<{ readonly train: FeatureSet; readonly validation: FeatureSet; close(): Promise<void> }> {
   const { brokenPictures } = config;
   const folder = config.features ?? join(config.data, "features");
-  const options = { ...hooks, device, folder, brokenPictures };
-  const trained = await openFeatures(vision, train, options);
+  const options = { ...hooks, folder, brokenPictures };
+  const encoder = frozenEncoder(vision, device);
+  const trained = await openFeatures(encoder, train, options);
   try {
-    const watched = await openFeatures(vision, validation, options);
+    const watched = await openFeatures(encoder, validation, options);
     const close = async (): Promise<void> => {
       await trained.close();
       await watched.close();

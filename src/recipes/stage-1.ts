@@ -231,7 +231,7 @@ export const stage1 = defineRecipe<Stage1Config>({
         try {
           return {
             ...(await stage1Task({ device, config, vision, tokenizer, ...features })),
-            close: features.close,
+            close: () => features.close(),
           };
         } catch (error) {
           await features.close();

@@ -5,7 +5,8 @@
  * Shapes: B pictures, N pairs, S image side, P image positions, D_img image width, Q queries, T text positions, D
  * width, E width of the shared space, C classes of matching (2 as published).
  */
-import { checkTensors } from "../checkpoints/model-folder.js";
+import { warnOnce } from "../notices.js";
+import { checkTensors, layersMustFit } from "../checkpoints/model-folder.js";
 import type { TensorFile } from "../checkpoints/safetensors.js";
 import { input, ops, type Device, type Program, type Tensor } from "../engine/index.js";
 import { stopIf, UserError } from "../errors.js";
@@ -36,9 +37,6 @@ export interface MatchingRun {
   readonly logits: HostTensor;
 }
 
-/** Runs under way at once do not share slots. */
-let runs = 0;
-
 export class RetrievalRunner {
   private attending: Promise<Program> | undefined;
 
@@ -62,6 +60,7 @@ export class RetrievalRunner {
     file: TensorFile,
     { precision, ...hooks }: RetrievalRunnerOptions,
   ): Promise<RetrievalRunner> {
+    layersMustFit(config, file.tensors, file.path);
     const parameters = new Parameters(() => false);
     const { vision, model } = buildRetrieval(config, matchingClasses(file), parameters);
     const { image_size: side, hidden_size: width } = config.vision_config;
@@ -82,8 +81,11 @@ export class RetrievalRunner {
     const jointOutputs = { logits, imageEmbeds: model.imageEmbeds(queryOutput) };
     const textOutputs = { textEmbeds: model.textEmbeds(ids, mask) };
 
-    const ignored = (name: string): boolean => isUnusedRetrievalTensor(config, name);
-    checkTensors(parameters.shapes, file.tensors, file.path, { ignored });
+    checkTensors(parameters.shapes, file.tensors, file.path, {
+      ignored: (name) => isUnusedRetrievalTensor(config, name),
+      extra: hooks.onNotice ?? warnOnce,
+    });
+    const ignored = (name: string): boolean => !parameters.shapes.has(name);
     const open = await openFrozenWeights(file, { precision, tiedHead: false, ignored, ...hooks });
     const isNorm = (name: string): boolean => name.startsWith("vision_model.post_layernorm.");
     const isVision = (name: string): boolean => name.startsWith("vision_model.");
@@ -134,13 +136,12 @@ export class RetrievalRunner {
     pixels: HostTensor,
     { signal, normalised = false }: LookOptions = {},
   ): Promise<{ readonly hidden: HostTensor; readonly visionFeatures?: HostTensor }> {
-    const slot = `retrieval.${runs++}`;
-    const residentOutputs = normalised ? {} : { visionFeatures: slot };
+    await using slots = this.device.slots();
+    const residentOutputs = normalised ? {} : slots.bind(["visionFeatures"]);
     const { hidden, visionFeatures } = await this.vision.run(
       { pixel_values: pixels },
       { signal, residentOutputs },
     );
-    if (!normalised) await this.device.drop([slot]);
     return { hidden: hidden!, ...(visionFeatures && { visionFeatures }) };
   }
 

@@ -4,8 +4,8 @@
  */
 import { quoted } from "../quoted.js";
 import { UserError } from "../errors.js";
-import type { TokenModel } from "./models.js";
 import type { Part } from "./parts.js";
+import type { TokenModel } from "./token-model.js";
 import { byteTokens, noUnknownToken, readVocabulary, unknownId } from "./vocabulary.js";
 
 /** Of neighbours' ids one key. Ids are below this. */

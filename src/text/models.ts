@@ -1,15 +1,9 @@
 /** The `model` of a tokenizer.json: pieces of text become ids. */
 import { BpeModel } from "./bpe-model.js";
 import type { Part } from "./parts.js";
+import type { TokenModel } from "./token-model.js";
 import { UnigramModel } from "./unigram-model.js";
 import { WordPieceModel } from "./word-piece-model.js";
-
-export interface TokenModel {
-  /** Ids by token, without added tokens. */
-  readonly vocabulary: ReadonlyMap<string, number>;
-  /** Appends the ids of one piece to `ids`. */
-  encode(piece: string, ids: number[]): void;
-}
 
 /** Throws `UserError` for what is none, or one of a kind that is not known here. */
 export function readModel(part: Part): TokenModel {

@@ -1,4 +1,5 @@
 /** The files of a tokenizer, which may come from anywhere: read with the same care as weights are. */
+import { refuseStandIn } from "../files/stand-in.js";
 import { constants } from "node:fs";
 import { open, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
@@ -42,7 +43,7 @@ export async function readTokenizerFile(folder: string, name: string): Promise<B
       );
     }
     const bytes = await readExactly(file, found.size);
-    mustBeItself(bytes, path, folder);
+    refuseStandIn(path, bytes);
     return bytes;
   } catch (cause) {
     if (cause instanceof UserError) throw cause;
@@ -109,19 +110,4 @@ function mustBeModest(bytes: Buffer, path: string): void {
   }
   if (values <= mostValues) return;
   throw new UserError(`${path}: holds ${values} values; a file of a tokenizer holds at most ${mostValues}`);
-}
-
-/** Throws `UserError` if a download left a placeholder, or an answer in place of the file. */
-function mustBeItself(bytes: Buffer, path: string, folder: string): void {
-  const start = bytes.subarray(0, 200).toString("latin1");
-  if (start.startsWith("version https://git-lfs.github.com/")) {
-    throw new UserError(
-      `${path}: is a pointer of Git LFS, not the file itself; run "git lfs pull" in ${folder} to fetch it`,
-    );
-  }
-  if (/^(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)/i.test(start)) {
-    throw new UserError(
-      `${path}: is a web page (HTML), not the file itself; fetch it again, for instance with "hf download"`,
-    );
-  }
 }

@@ -1,8 +1,8 @@
 /** Unigram (Kudo 2018; sentencepiece, T5): of all ways to write a piece as tokens the one whose scores have the largest sum. */
 import { quoted } from "../quoted.js";
 import { UserError } from "../errors.js";
-import type { TokenModel } from "./models.js";
 import type { Part } from "./parts.js";
+import type { TokenModel } from "./token-model.js";
 import { PrefixTree } from "./prefix-tree.js";
 import { widthAt } from "./unicode.js";
 import { byteTokens, checkedToken, isTooMany, noUnknownToken, tooMany } from "./vocabulary.js";

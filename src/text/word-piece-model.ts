@@ -1,6 +1,6 @@
 /** WordPiece (BERT): of a word the longest token that it begins with, then the longest continuation, and so on. */
-import type { TokenModel } from "./models.js";
 import type { Part } from "./parts.js";
+import type { TokenModel } from "./token-model.js";
 import { PrefixTree } from "./prefix-tree.js";
 import { characterCount } from "./unicode.js";
 import { noUnknownToken, readVocabulary, unknownId } from "./vocabulary.js";

@@ -1,4 +1,5 @@
 import { ignoreIndex } from "../objectives/cross-entropy.js";
+import type { RowTokens } from "./row-tokens.js";
 
 /** A text in two pieces: what is given, and what is to be said. */
 export interface Cloze {
@@ -20,13 +21,12 @@ export function clozeOf(statement: string): Cloze {
  */
 export function dialogueOf(
   clozes: readonly Cloze[],
-  encode: (text: string) => readonly number[],
-  end: number,
+  tokens: RowTokens,
   most: number,
 ): { readonly said: readonly number[]; readonly labels: readonly number[] } {
   const [said, labels]: [number[], number[]] = [[], []];
   for (const { before, missing } of clozes) {
-    const [given, answer] = [encode(before), [...encode(missing), end]];
+    const [given, answer] = [tokens.words(before), [...tokens.words(missing), tokens.end]];
     if (said.length + given.length + answer.length > most) continue;
     said.push(...given, ...answer);
     labels.push(...given.map(() => ignoreIndex), ...answer);

@@ -1,22 +1,17 @@
 /**
  * Features of the frozen image encoder, computed once per picture and kept on disk: both stages of BLIP-2 train on them, pass after
- * pass. A store is for one encoder, one way of preparing pictures and one list of pictures as they are now: whatever changes of these, another
+ * pass, and retrieval ranks again with them. A store is for one encoder at one precision, one way of preparing pictures and one list of pictures as they are now: whatever changes of these, another
  * store is made.
  */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { samplesAt, samplesOf, stampOf, type CaptionedPicture, type Dataset } from "../data/dataset.js";
-import type { Device } from "../engine/index.js";
 import { stopIf, UserError } from "../errors.js";
 import type { HostTensor } from "../host-tensor.js";
 import { loadImage, type RgbImage } from "../images/load-image.js";
-import { preprocessConfig, type PreprocessConfig } from "../images/preprocess.js";
 import { listedNames } from "../listed.js";
 import { featureBytes, FeatureStore, type FeatureDims } from "../loading/feature-store.js";
-import type { FrozenVision } from "../loading/frozen-vision.js";
-import { visionEncoder } from "../models/vision/vision-encoder.js";
-import { Parameters } from "../nn/parameters.js";
-import { encodedPictures } from "./picture-side.js";
+import type { PictureEncoder } from "../loading/picture-encoder.js";
 import type { TrainingHooks } from "./trainer.js";
 
 /** Pictures with where their features are; places count the pictures that could be read. */
@@ -29,7 +24,6 @@ export interface FeatureSet {
 }
 
 export interface FeatureOptions extends TrainingHooks {
-  readonly device: Device;
   /** Where stores are kept, each in a folder of its own. */
   readonly folder: string;
   /** The largest share of pictures that may be broken; they are named, and left out. */
@@ -43,17 +37,12 @@ const picturesAtOnce = 64;
  * cannot be read if they are more than the share that may be.
  */
 export async function openFeatures(
-  vision: FrozenVision,
+  encoder: PictureEncoder,
   pictures: Dataset<CaptionedPicture>,
   options: FeatureOptions,
 ): Promise<FeatureSet> {
-  const preprocessing = preprocessConfig(
-    vision.folder.preprocessor ?? {},
-    join(vision.folder.path, "preprocessor_config.json"),
-  );
-  const folder = join(options.folder, await keyOf(vision, preprocessing, pictures));
-  const store =
-    (await FeatureStore.find(folder)) ?? (await fill(folder, vision, preprocessing, pictures, options));
+  const folder = join(options.folder, await keyOf(encoder, pictures));
+  const store = (await FeatureStore.find(folder)) ?? (await fill(folder, encoder, pictures, options));
   const { broken } = store;
   try {
     const names = broken.map(async (place) => (await pictures.at(place)).name);
@@ -87,13 +76,10 @@ export function refuseBroken(broken: readonly string[], count: number, allowed: 
 }
 
 /** Names the store: a digest of all that its numbers follow from. */
-async function keyOf(
-  vision: FrozenVision,
-  { size, values }: PreprocessConfig,
-  pictures: Dataset<CaptionedPicture>,
-): Promise<string> {
+async function keyOf(encoder: PictureEncoder, pictures: Dataset<CaptionedPicture>): Promise<string> {
+  const { size, values } = encoder.preprocessing;
   const hash = createHash("sha256")
-    .update(await vision.hash())
+    .update(await encoder.digest())
     .update(JSON.stringify(size ?? null));
   for (const table of values) hash.update(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
   for await (const { id, image } of samplesOf(pictures))
@@ -103,15 +89,13 @@ async function keyOf(
 
 async function fill(
   folder: string,
-  vision: FrozenVision,
-  preprocessing: PreprocessConfig,
+  encoder: PictureEncoder,
   pictures: Dataset<CaptionedPicture>,
-  { device, signal, onProgress, log }: FeatureOptions,
+  { signal, onProgress, log }: FeatureOptions,
 ): Promise<FeatureStore> {
-  const encoder = visionEncoder(vision.config, new Parameters(() => false));
-  const size = encoder.positions * vision.config.hidden_size;
-  const dims: FeatureDims = [pictures.length, encoder.positions, vision.config.hidden_size];
-  const side = vision.config.image_size;
+  const { positions, width, side } = encoder;
+  const size = positions * width;
+  const dims: FeatureDims = [pictures.length, positions, width];
   /** What could not be read in the batch under way. */
   const broken = new Set<number>();
   const load = async (place: number): Promise<RgbImage> => {
@@ -125,11 +109,7 @@ async function fill(
       return { width: side, height: side, data: new Uint8Array(side * side * 3) };
     }
   };
-  const pixels = encodedPictures(encoder, preprocessing, load);
-  const program = await device.compile(
-    { features: pixels.features("B") },
-    { weights: await vision.weights() },
-  );
+  const opened = await encoder.open(load);
   log?.(
     `image features of ${pictures.length} pictures: ${dims[1]} x ${dims[2]} each, ${(featureBytes(dims) / 1e6).toFixed(1)} MB in ${folder}`,
   );
@@ -143,12 +123,11 @@ async function fill(
           stopIf(signal, "stopped while image features were computed");
           broken.clear();
           const places = Array.from({ length: to - from }, (_, i) => from + i);
-          const { features } = await program.run(await pixels.feeds(places), { signal });
-          const values = features!.data as Float32Array;
+          const values = (await opened.features(places, signal)).data as Float32Array;
           const odd = places.find((place, i) => !broken.has(place) && Number.isNaN(values[i * size]));
           if (odd !== undefined)
             throw new UserError(
-              `${vision.folder.path}: the image encoder gives what is not a number for ${(await pictures.at(odd)).name}; look at its weights`,
+              `${encoder.path}: the image encoder gives what is not a number for ${(await pictures.at(odd)).name}; look at its weights`,
             );
           // Rows that are no numbers say which pictures could not be read, also to who goes on with this store later.
           for (const place of broken) values.fill(NaN, (place - from) * size, (place - from + 1) * size);
@@ -161,6 +140,6 @@ async function fill(
       },
     );
   } finally {
-    await program.release();
+    await opened.release();
   }
 }

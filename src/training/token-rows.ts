@@ -1,7 +1,6 @@
 /** Rows of token ids with labels, made into one padded batch. */
 import type { HostTensors } from "../engine/index.js";
 import { int64Tensor, type HostTensor } from "../host-tensor.js";
-import type { TextTokenizer } from "../text/tokenizer.js";
 import { ignoreIndex } from "../objectives/cross-entropy.js";
 
 export interface TokenRow {
@@ -44,16 +43,4 @@ export function paddedRows(rows: readonly (readonly number[])[], fill: number): 
   const data = new BigInt64Array(rows.length * length).fill(BigInt(fill));
   rows.forEach((row, r) => row.forEach((value, place) => (data[r * length + place] = BigInt(value))));
   return int64Tensor(data, [rows.length, length]);
-}
-
-/** Encodes texts without special tokens. Short texts repeat, so they are remembered, up to a bound. */
-export function rememberingEncoder(tokenizer: TextTokenizer): (text: string) => readonly number[] {
-  const known = new Map<string, readonly number[]>();
-  return (text) => {
-    const found = known.get(text);
-    if (found !== undefined) return found;
-    const ids = tokenizer.encode(text, { addSpecialTokens: false });
-    if (known.size < 50_000) known.set(text, ids);
-    return ids;
-  };
 }

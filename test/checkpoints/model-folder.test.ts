@@ -2,7 +2,12 @@ import { mkdir, mkdtemp, readFile, readdir, rename, rm, writeFile } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { checkTensors, readModelFolder, writeModelFolder } from "../../src/checkpoints/model-folder.js";
+import {
+  checkTensors,
+  layersMustFit,
+  readModelFolder,
+  writeModelFolder,
+} from "../../src/checkpoints/model-folder.js";
 import { UserError } from "../../src/errors.js";
 import { float32Tensor, int64Tensor } from "../../src/host-tensor.js";
 
@@ -151,5 +156,33 @@ describe("checkTensors", () => {
         extra
         more]
     `);
+  });
+
+  it("names the first twenty of many", () => {
+    const many = Object.fromEntries(Array.from({ length: 25 }, (_, i) => [`x${i}`, [1]]));
+    expect(() => checkTensors(new Map(), found(many), "m")).toThrow(
+      /25 not expected:\n {2}x0\n[^]*x19\n {2}and 5 more$/,
+    );
+  });
+
+  it("passes over tensors that nothing reads, with a notice, where that is allowed", () => {
+    const notices: string[] = [];
+    const extra = (notice: string): unknown => notices.push(notice);
+    const all = { a: [2, 3], b: [4], c: [], tied: [4], "head.weight": [2] };
+    expect(
+      checkTensors(expected, found(all), "m", { extra: (notice) => void extra(notice) }).skipped,
+    ).toEqual(["head.weight"]);
+    expect(notices).toEqual(["m: holds 1 tensors that nothing here reads: head.weight"]);
+    expect(() =>
+      checkTensors(expected, found({ "head.weight": [2] }), "m", { extra: () => undefined }),
+    ).toThrow(/4 missing[^]*1 not expected/);
+  });
+
+  it("refuses a config of more layers than the file has tensors, before a model is built", () => {
+    const config = { vision_config: { num_hidden_layers: 100_000 } };
+    expect(() => layersMustFit(config, expected, "c")).toThrow(
+      "c: vision_config: num_hidden_layers is 100000",
+    );
+    expect(() => layersMustFit({ text_config: { num_layers: 4 } }, expected, "c")).not.toThrow();
   });
 });

@@ -64,6 +64,30 @@ const refusal = async (path: string): Promise<string> => {
   return (error as Error).message.replaceAll(folder, "DIR").replace(/ \(line \d+ column \d+\)/, "");
 };
 
+describe("element types that no tensor holds", () => {
+  it("are read as PyTorch files are: float64 rounded to float32, int16 widened to int32", async () => {
+    const header = {
+      wide: { dtype: "F64", shape: [2], data_offsets: [0, 16] },
+      short: { dtype: "I16", shape: [3], data_offsets: [16, 22] },
+    };
+    const path = await fileWith(header, 22, "wide.safetensors");
+    const content = await readFile(path);
+    const start = content.length - 22;
+    content.writeDoubleLE(0.1, start);
+    content.writeDoubleLE(-1e300, start + 8);
+    for (const [i, value] of [-32768, 7, 32767].entries()) content.writeInt16LE(value, start + 16 + 2 * i);
+    await writeFile(path, content);
+    const file = await openSafetensors(path);
+    expect([...file.tensors.values()].map(({ dtype, computed }) => [dtype, computed])).toEqual([
+      ["float32", true],
+      ["int32", true],
+    ]);
+    const { data: wide } = await file.read("wide");
+    expect(wide).toEqual(Float32Array.of(0.1, -Infinity));
+    expect((await file.readAll()).get("short")!.data).toEqual(Int32Array.of(-32768, 7, 32767));
+  });
+});
+
 describe("round trip", () => {
   it("keeps every dtype, scalars, and empty tensors, bit for bit", async () => {
     const path = join(folder, "all.safetensors");
@@ -169,7 +193,7 @@ describe("hostile and broken files", () => {
     ["a negative size", { a: f32(0, 8, [-2, -1]) }, 8],
     ["a huge shape", { a: f32(0, 8, [2 ** 40, 2 ** 40]) }, 8],
     ["huge offsets", '{"a":{"dtype":"F32","shape":[0],"data_offsets":[1e300,1e300]}}', 8],
-    ["an unknown dtype", { a: { dtype: "F64", shape: [1], data_offsets: [0, 8] } }, 8],
+    ["an unknown dtype", { a: { dtype: "F6_E2M3", shape: [1], data_offsets: [0, 8] } }, 8],
     ["an inherited dtype", { a: { dtype: "constructor", shape: [1], data_offsets: [0, 8] } }, 8],
     ["no fields", { a: 3 }, 0],
     ["no shape", { a: { dtype: "F32", data_offsets: [0, 4] } }, 4],

@@ -1,15 +1,18 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { inspectModels } from "../../src/cli/doctor/findings.js";
 import { probeNativePackage } from "../../src/cli/doctor/native-package.js";
 import { doctor } from "../../src/cli/verbs/doctor.js";
+import { buildServers } from "../../src/engine/usage-reports.js";
 import { blip2 } from "./captured.js";
 
 const { signal } = new AbortController();
 
 describe("blip2 doctor", () => {
+  afterEach(() => vi.unstubAllEnvs());
+
   test("--json is one line with the documented keys, and agrees with the exit code", async () => {
     const { code, stdout, stderr } = await blip2(["doctor", "--json"]);
     expect(stderr).toBe("");
@@ -23,6 +26,21 @@ describe("blip2 doctor", () => {
       onnxruntime: { ok: true, providers: expect.arrayContaining([{ name: "cpu", bundled: true }]) },
       sharp: { ok: true, libraries: { vips: expect.any(String) } },
     });
+  });
+
+  test.runIf(process.platform === "linux")("tells whether the runtime reports its use", async () => {
+    for (const name of buildServers) vi.stubEnv(name, "");
+    for (const [value, isOn] of [
+      ["1", false],
+      ["0", true],
+    ] as const) {
+      vi.stubEnv("ORT_DISABLE_TELEMETRY", value);
+      const { stdout } = await blip2(["doctor", "--json"]);
+      expect(JSON.parse(stdout)).toMatchObject({ usageReports: isOn });
+      expect((await blip2(["doctor"])).stdout).toMatch(
+        isOn ? /^ok +usage reports +ONNX Runtime reports its use/m : /^ok +usage reports +off/m,
+      );
+    }
   });
 
   test("for people, names each part on a line", async () => {

@@ -6,6 +6,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { buildServers, usageReportsAreOn } from "../../src/engine/usage-reports.js";
 import { trainBefore, makeTinyWorld } from "../training/tiny-world.js";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -18,8 +19,9 @@ afterEach(() => rmSync(home, { recursive: true }));
 
 /** A process as a user starts it: with a home of its own, and not in continuous integration. */
 function environment(more: Record<string, string> = {}): NodeJS.ProcessEnv {
-  const { CI: _ci, ORT_DISABLE_TELEMETRY: _off, XDG_CACHE_HOME: _cache, ...rest } = process.env;
-  return { ...rest, HOME: home, ...more };
+  const without = new Set(["ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", ...buildServers]);
+  const rest = Object.entries(process.env).filter(([name]) => !without.has(name));
+  return { ...Object.fromEntries(rest), HOME: home, ...more };
 }
 
 const node = (words: readonly string[], more?: Record<string, string>) =>
@@ -74,6 +76,31 @@ describe("nothing is left in a fresh home", () => {
     );
     expect(node([threaded])).toMatchObject({ status: 0, stderr: "" });
     expect(leftIn(home)).toEqual(["program.mts", "threaded.mts"]);
+  });
+});
+
+/** What the runtime makes of variables, by what it leaves in the home of a program that only opens a session. */
+describe.runIf(process.platform === "linux")("whether the runtime reports is told as it is", () => {
+  const script = `const ort = require("onnxruntime-node");
+    ort.InferenceSession.create(new Uint8Array([8, 9])).catch(() => undefined);`;
+
+  it.each([
+    {},
+    { ORT_DISABLE_TELEMETRY: "" },
+    { ORT_DISABLE_TELEMETRY: "0" },
+    { ORT_DISABLE_TELEMETRY: "True" },
+    { ORT_DISABLE_TELEMETRY: " y " },
+    { ORT_DISABLE_TELEMETRY: "2" },
+    { CI: "false" },
+    { CI: "NO" },
+    { CI: "anything" },
+    { GITHUB_ACTIONS: "true" },
+    { JENKINS_URL: "off" },
+  ])("with %j", { timeout: 60_000 }, (more) => {
+    const env = environment(more);
+    const { status } = spawnSync(process.execPath, ["-e", script], { cwd: root, env });
+    expect(status).toBe(0);
+    expect(usageReportsAreOn(env)).toBe(leftIn(home).length > 0);
   });
 });
 

@@ -1,7 +1,7 @@
 /** `blip2 evaluate` on what tiny trainings leave, and its agreement with what they measured themselves. */
 import { readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { sliceOf } from "../../src/data/dataset.js";
 import { openData } from "../../src/data/open-data.js";
 import {
@@ -11,6 +11,7 @@ import {
   type Ranker,
 } from "../../src/evaluation/caption.js";
 import { Blip2Retriever } from "../../src/index.js";
+import { FeatureStore } from "../../src/loading/feature-store.js";
 import { blip2 } from "../cli/captured.js";
 import { makeTinyWorld, trainBefore, type TinyWorld } from "../training/tiny-world.js";
 
@@ -44,7 +45,9 @@ async function evaluate(task: string, words: readonly string[]): Promise<Record<
     "--json",
     ...words,
   ]);
-  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  // A store of features says how large it will be before it is made.
+  const said = stderr.replace(/^image features of \d+ pictures: .* MB in .*\n/, "");
+  expect({ code, said }).toEqual({ code: 0, said: "" });
   expect(stdout.match(/\n/g)).toHaveLength(1);
   return JSON.parse(stdout) as Record<string, number>;
 }
@@ -108,7 +111,7 @@ describe("caption", () => {
       generateBatch: ({ images }) => {
         batches.push(images.length);
         return Promise.resolve(
-          images.map((image) => ({ text: known.get(String(image))!, logProbability: 0 })),
+          images.map((image) => ({ text: known.get(image as string)!, logProbability: 0 })),
         );
       },
     };
@@ -373,6 +376,40 @@ describe("retrieval", () => {
     const measures = await evaluate("retrieval", ["--model", folder("stage1-measured"), "--limit", "4"]);
     expect(measures).toMatchObject({ images: 4, texts: 12 });
     expect(Object.keys(measures).filter((name) => name.startsWith("itm"))).toEqual([]);
+  });
+
+  it("keeps no features in memory: those for ranking again are read from a store, a few pictures at a time", async () => {
+    const stores = join(world.root, "stores");
+    const words = ["--model", folder("stage1-measured"), "--captions", "2", "--features", stores];
+    const rows = vi.spyOn(FeatureStore.prototype, "rows");
+    const encode = vi.spyOn(Blip2Retriever.prototype, "encodeImages");
+    const alone = await evaluate("retrieval", words);
+    expect(rows).not.toHaveBeenCalled();
+    await expect(readdir(stores)).rejects.toThrow("ENOENT");
+    const again = await evaluate("retrieval", [...words, "--rerank", "3"]);
+    expect(encode).not.toHaveBeenCalled();
+    const read = rows.mock.calls.map(([places]) => places.length);
+    // Each picture once for its embedding, and for its pairs as often as these are cut apart.
+    expect(Math.max(...read)).toBeLessThanOrEqual(32);
+    expect(read[0]).toBe(8);
+    expect(read.slice(1).reduce((sum, count) => sum + count, 0)).toBeLessThanOrEqual(8 + 2 * read.length);
+    expect(again).toMatchObject(alone);
+    expect(await readdir(stores)).toHaveLength(1);
+    rows.mockRestore();
+    encode.mockRestore();
+  });
+
+  it("shares the store with stage 1 at full precision, and has one of its own at another", async () => {
+    const stores = join(world.root, "shared-stores");
+    const model = ["--model", folder("stage1-measured"), "--features", stores];
+    await evaluate("stage1", model);
+    const shared = await readdir(stores);
+    expect(shared).toHaveLength(1);
+    const full = await evaluate("retrieval", [...model, "--rerank", "2"]);
+    expect(await readdir(stores)).toEqual(shared);
+    const coarse = await evaluate("retrieval", [...model, "--rerank", "2", "--precision", "int8"]);
+    expect(await readdir(stores)).toHaveLength(2);
+    expect(Object.keys(coarse)).toEqual(Object.keys(full));
   });
 
   it("refuses a folder that cannot compare pictures with texts", async () => {

@@ -141,7 +141,7 @@ describe("evaluateVqa", () => {
       const model = new StandIn(() => "snow", family);
       await evaluated(model);
       expect(model.asked.flatMap(({ prompts }) => prompts)).toContain(prompt);
-      const settings = { maxNewTokens: 10, minNewTokens: 1, numBeams: 5, lengthPenalty };
+      const settings = { maxNewTokens: 10, minNewTokens: 0, numBeams: 5, lengthPenalty };
       for (const asked of model.asked) expect(asked).toMatchObject(settings);
       const other = new StandIn(() => "snow", family);
       await evaluated(other, { beams: 1, promptFormat: "{} It is", limit: 3 });

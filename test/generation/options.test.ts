@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.js";
-import { generationDefaults, searchSettings, type GenerateSettings } from "../../src/generation/options.js";
+import { generationDefaults } from "../../src/generation/generation-defaults.js";
+import { searchSettings, type GenerateSettings } from "../../src/generation/options.js";
 
 const ids = {
   model_type: "opt",
@@ -96,9 +97,8 @@ describe("generation_config.json", () => {
 
   it.each([
     [{ num_beam_groups: 2, diversity_penalty: 0.5 }, "num_beam_groups 2, diversity_penalty 0.5"],
-    [{ suppress_tokens: [4] }, "suppress_tokens [4]"],
+    [{ max_time: Infinity, constructor: 3 }, "max_time Infinity, constructor 3"],
     [{ min_p: 0.1 }, "min_p 0.1"],
-    [{ forced_eos_token_id: 5 }, "forced_eos_token_id 5"],
     [{ a_key_of_tomorrow: { deep: 1 } }, 'a_key_of_tomorrow {"deep":1}'],
   ])("passes over %j with a notice, and writes as without it", (json, words) => {
     const notices: string[] = [];
@@ -133,7 +133,10 @@ describe("generation_config.json", () => {
       return [maxNewTokens, minNewTokens];
     };
     expect(lengths({ max_length: 50 }, 35)).toEqual([15, 0]);
-    expect(lengths({ max_length: 50 }, 60)).toEqual([1, 0]);
+    expect(() => lengths({ max_length: 50 }, 60)).toThrow(
+      /max_length of the model's generation_config.json is 50, and 60 positions .*; give maxNewTokens/,
+    );
+    expect(lengths({ max_length: 50 }, 60, { maxNewTokens: 7 })).toEqual([7, 0]);
     expect(lengths({ max_length: 50, max_new_tokens: 7 }, 35)).toEqual([7, 0]);
     expect(lengths({ max_length: 20 }, 35)).toEqual([30, 0]);
     expect(lengths({ min_length: 40 }, 35)).toEqual([30, 5]);
@@ -150,7 +153,7 @@ describe("generation_config.json", () => {
 
   it.each([
     [{ num_beams: 1e6 }, "num_beams is 1000000"],
-    [{ eos_token_id: 60000 }, "the end of a text is token 60000, the model's vocabulary has 50272"],
+    [{ eos_token_id: 60000 }, "eos_token_id is 60000, the model's vocabulary has 50272"],
     [{ do_sample: true, temperature: 0 }, "do_sample is true and temperature is 0"],
     [{ do_sample: true, top_p: 1.5 }, "top_p is 1.5"],
     [{ do_sample: "yes" }, 'do_sample is "yes"'],

@@ -46,12 +46,12 @@ describe.each(goldenNames("models", "blip-2-vision"))("%s", (name) => {
     const folder = await readModelFolder(join(root, name));
     // Once because the file says so, once because the caller does.
     for (const asked of [undefined, side]) {
-      const { vision, weights, pictures } = sizedVision(
+      const { vision, weights, preprocessing } = sizedVision(
         folder,
         parseVisionConfig(golden.config, name),
         asked,
       );
-      expect([vision.image_size, pictures.size]).toEqual([side, { width: side, height: side }]);
+      expect([vision.image_size, preprocessing.size]).toEqual([side, { width: side, height: side }]);
       const parameters = new Parameters(() => false);
       const encoder = visionEncoder(vision, parameters);
       const hidden = encoder.features(input("pixel_values", "float32", ["B", 3, side, side]));

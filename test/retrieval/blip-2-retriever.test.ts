@@ -51,6 +51,28 @@ describe.each(cases)("%s/%s", (group, name) => {
   });
 });
 
+it("finishes what is under way before it closes, and takes no more", async () => {
+  const retriever = await Blip2Retriever.load(await write("retrieval", "retrieval-4"), { threads: 1 });
+  const image = { ...pattern(20, 20), channels: 3 as const };
+  const text = "w2 w9";
+  // More than go in one batch, so that each call asks the worker more than once.
+  const images = Array.from({ length: 20 }, () => image);
+  const under = [
+    retriever.encodeImages(images),
+    retriever.scorePairs(images.map(() => ({ image, text }))),
+    retriever.rankTexts(image, [text, text]),
+    retriever.matchingAttention(image, text),
+  ];
+  const closed = retriever.close();
+  const refused = retriever.embedText(text);
+  await expect(refused).rejects.toThrow(UserError);
+  await expect(refused).rejects.toThrow("this model has been closed; load it again to use it");
+  expect((await Promise.allSettled(under)).map(({ status }) => status)).toEqual(under.map(() => "fulfilled"));
+  await closed;
+  await retriever.close();
+  await expect(retriever.encodeImages([])).rejects.toThrow("this model has been closed");
+});
+
 it("is near the exact numbers in 8 bits", async () => {
   const { inputs, outputs } = await read("models", "retrieval-1");
   const folder = await write("models", "retrieval-1");
@@ -231,7 +253,7 @@ describe("folders", () => {
     ["a precision", {}, { precision: "int3" }, /precision is "int3": one of fp32, int8, int4 is required/],
     ["a size below a patch", {}, { imageSize: 5 }, /imageSize is 5: at least one patch of 6/],
     ["a Q-Former without text", { config: { qformer_config: {} } }, {}, /use_qformer_text_input is false/],
-    ["another model", { config: { model_type: "blip" } }, {}, /model_type: "blip-2" is required/],
+    ["another model", { config: { model_type: "blip" } }, {}, /model_type is .*: "blip-2" is required/],
     [
       "an oblong size",
       { files: { "preprocessor_config.json": { size: { height: 30, width: 12 } } } },

@@ -13,6 +13,7 @@ import { Blip2 } from "../../src/index.js";
 import { loadTokenizer, type TextTokenizer } from "../../src/text/tokenizer.js";
 import { openFrozenLanguageModel } from "../../src/loading/frozen-language-model.js";
 import { openFrozenVision } from "../../src/loading/frozen-vision.js";
+import { frozenEncoder } from "../../src/training/frozen-encoder.js";
 import { openFeatures } from "../../src/training/image-features.js";
 import { readLog } from "../../src/training/run-log.js";
 import { stage2ConfigSchema } from "../../src/recipes/stage-2/config.js";
@@ -140,7 +141,10 @@ describe("the task", () => {
     const pictures = await openData(world.data, "train").captions();
     const vision = openFrozenVision(stage1);
     const stores = join(world.data, "features");
-    const train = await openFeatures(vision, pictures, { device, folder: stores, brokenPictures: 0 });
+    const train = await openFeatures(frozenEncoder(vision, device), pictures, {
+      folder: stores,
+      brokenPictures: 0,
+    });
     const task = await stage2Task({
       device,
       config,

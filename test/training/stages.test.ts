@@ -14,6 +14,7 @@ import { float32Tensor, type HostTensor } from "../../src/host-tensor.js";
 import { loadTokenizer } from "../../src/text/tokenizer.js";
 import { openFrozenLanguageModel } from "../../src/loading/frozen-language-model.js";
 import { openFrozenVision } from "../../src/loading/frozen-vision.js";
+import { frozenEncoder } from "../../src/training/frozen-encoder.js";
 import { openFeatures } from "../../src/training/image-features.js";
 import { languageModelConfigSchema, languageModelTask } from "../../src/recipes/scenes-parts/opt.js";
 import { slots } from "../../src/training/optimizer.js";
@@ -130,7 +131,7 @@ describe("stage 1 with some of its objectives", () => {
     const vision = openFrozenVision(await readModelFolder(config.vision));
     const pictures = await openData(world.data, "train").captions();
     const folder = join(world.data, "features");
-    const train = await openFeatures(vision, pictures, { device, folder, brokenPictures: 0 });
+    const train = await openFeatures(frozenEncoder(vision, device), pictures, { folder, brokenPictures: 0 });
     const tokenizer = await loadTokenizer(join(world.root, "stage1", "model"));
     const task = await stage1Task({ device, config, vision, tokenizer, train, validation: train });
     await train.close();
@@ -278,7 +279,7 @@ describe("a batch in parts", () => {
     const tokenizer = await loadTokenizer(config.languageModel);
     const pictures = await openData(world.data, "train").captions();
     const folder = join(world.data, "features");
-    const train = await openFeatures(vision, pictures, { device, folder, brokenPictures: 0 });
+    const train = await openFeatures(frozenEncoder(vision, device), pictures, { folder, brokenPictures: 0 });
     const frozen = { stage1, vision, languageModel, tokenizer };
     const task = await stage2Task({ device, config, ...frozen, train, validation: train });
     await expectMeanOfParts(device, task, config, "stage2-parts");

@@ -146,18 +146,18 @@ export async function inspectModels(folder: string): Promise<BundledModel[]> {
 }
 
 /** What a model needs beside its weights, by the `model_type` of its config.json. */
-const companions: Readonly<Record<string, readonly string[]>> = {
-  "blip-2": ["preprocessor_config.json", "tokenizer.json"],
-  opt: ["tokenizer.json"],
-  t5: ["tokenizer.json"],
-};
+async function companionsOf(type: string): Promise<readonly string[]> {
+  if (type === "blip-2") return ["preprocessor_config.json", "tokenizer.json"];
+  const { familyNames } = await import("../../models/language/families.js");
+  return familyNames.some((family) => family === type) ? ["tokenizer.json"] : [];
+}
 
 async function inspectModel(folder: string, name: string): Promise<BundledModel> {
   const { readModelFolder } = await import("../../checkpoints/model-folder.js");
   try {
     const { config, files, path: at } = await readModelFolder(path.join(folder, name));
     const type = typeof config["model_type"] === "string" ? config["model_type"] : "unknown";
-    const missing = (companions[type] ?? []).filter((file) => !files.includes(file));
+    const missing = (await companionsOf(type)).filter((file) => !files.includes(file));
     if (missing.length > 0) return { name, complete: false, error: `it lacks ${missing.join(" and ")}` };
     const sizes = await Promise.all(files.map(async (file) => (await stat(path.join(at, file))).size));
     return { name, complete: true, type, bytes: sizes.reduce((sum, size) => sum + size, 0) };

@@ -12,7 +12,7 @@ export const ask = defineVerb({
   options: {
     ...answerOptions,
     maxNewTokens: { ...answerOptions.maxNewTokens, help: "longest answer in tokens; 10" },
-    minNewTokens: { ...answerOptions.minNewTokens, help: "shortest answer in tokens; 1" },
+    minNewTokens: { ...answerOptions.minNewTokens, help: "tokens before an answer may end; 0" },
     beams: { ...answerOptions.beams, help: "width of the beam search, 1 for greedy; 5, with --sample 1" },
     lengthPenalty: {
       ...answerOptions.lengthPenalty,

@@ -55,28 +55,15 @@ export const convert = defineVerb({
   ],
 
   async run({ output, progress, log, signal }, { operands: { in: input, out }, options }) {
-    const { planConversion } = await import("../../conversion/plan.js");
-    const { writeConversion } = await import("../../conversion/write.js");
-    const { checkConversion } = await import("../../conversion/check.js");
-    const { companionFiles } = await import("../../conversion/companions.js");
-    const { vision, languageModel, tokenizer, visionHeads, visionLayers, qformerHeads } = options;
-    const hints = { visionHeads, visionLayers, qformerHeads };
-    const plan = await planConversion({ input, vision, languageModel }, hints);
-    await checkConversion(plan, input);
-    const { config, files, notes } = await companionFiles(plan, tokenizer);
-    for (const note of notes) log(note);
-    const written = await writeConversion(plan, {
-      out,
-      dtype: options.dtype,
-      config,
-      files,
+    const { convertCheckpoint } = await import("../../conversion/convert.js");
+    const { architecture, read, leftOut, files, ...written } = await convertCheckpoint(input, out, {
+      ...options,
       signal,
-      onTensor: (step, total) => progress.update({ label: "convert", step, total }),
+      onNotice: log,
+      onProgress: ({ detail, step, total }) => progress.update({ label: detail, step, total }),
     });
-    const { architecture, read, leftOut } = plan;
-    const names = Object.keys(files).sort();
     output.record(
-      { out, architecture, read, ...written, leftOut, files: names },
+      { out, architecture, read, ...written, leftOut, files },
       `${out}: ${architecture}, ${written.tensors} tensors, ${written.parameters} numbers` +
         (leftOut.length === 0
           ? ""

@@ -16,8 +16,8 @@ const tasks = {
   vqa: ["split", "beams", "given", "promptFormat", "answerAfter", "out", "precision"],
   vision: ["split", "towers"],
   "language-model": ["out"],
-  stage1: ["split"],
-  retrieval: ["split", "captions", "rerank", "precision"],
+  stage1: ["split", "features"],
+  retrieval: ["split", "captions", "rerank", "features", "precision"],
 } as const;
 type Task = keyof typeof tasks;
 const taskNames = Object.keys(tasks) as Task[];
@@ -77,6 +77,11 @@ export const evaluate = defineVerb({
       min: 1,
       help: "rank the best N of each list again by the matching head (retrieval)",
     },
+    features: {
+      type: "string",
+      value: "FOLDER",
+      help: "where image features are kept (stage1, retrieval with --rerank); the folder features in that of the data if not given",
+    },
     out: {
       type: "string",
       value: "FILE",
@@ -123,7 +128,7 @@ export const evaluate = defineVerb({
   ],
 
   async run(context, { operands: { task }, options }) {
-    const { output, progress, signal } = context;
+    const { output, progress, log, signal } = context;
     const {
       model: name,
       revision,
@@ -139,6 +144,7 @@ export const evaluate = defineVerb({
       towers,
       captions,
       rerank,
+      features,
       out,
       precision,
       threads,
@@ -158,6 +164,7 @@ export const evaluate = defineVerb({
       limit,
       threads,
       signal,
+      log,
       onProgress: ({ step, total, detail }: { step: number; total: number; detail: string }) =>
         progress.update({ label: detail, step, total }),
     };
@@ -212,11 +219,13 @@ export const evaluate = defineVerb({
       }
       case "stage1": {
         const { evaluateStage1 } = await import("../../evaluation/stage-1.js");
-        return output.record(await evaluateStage1({ ...common, split }));
+        return output.record(await evaluateStage1({ ...common, split, features }));
       }
       case "retrieval": {
         const { evaluateRetrieval } = await import("../../evaluation/retrieval.js");
-        return output.record(await evaluateRetrieval({ ...common, split, captions, rerank, precision }));
+        return output.record(
+          await evaluateRetrieval({ ...common, split, captions, rerank, features, precision }),
+        );
       }
     }
   },

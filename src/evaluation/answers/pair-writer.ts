@@ -3,10 +3,9 @@ import type { DescribedScene } from "../../data/text-corpus.js";
 import { ignoreIndex } from "../../objectives/cross-entropy.js";
 import type { DecoderIds } from "../../objectives/text-to-text.js";
 import type { Random } from "../../random.js";
-import { sentinelTokens } from "../../text/build-bpe.js";
 import type { TextTokenizer } from "../../text/tokenizer.js";
 import { clozeOf, dialogueOf, type Cloze } from "../../training/cloze.js";
-import { rememberingEncoder } from "../../training/token-rows.js";
+import { RowTokens } from "../../training/row-tokens.js";
 
 /** Of a row; `recipes/scenes-parts/t5.ts` says what each is. */
 export const forms = ["dialogues", "blanks", "questions", "captions"] as const;
@@ -47,7 +46,7 @@ export function pairIds(tokenizer: TextTokenizer): DecoderIds & { readonly end: 
 export class PairWriter {
   readonly ids: DecoderIds & { readonly end: number };
   private readonly sentinels: readonly number[];
-  private readonly encode: (text: string) => readonly number[];
+  private readonly tokens: RowTokens;
 
   /** @param most tokens of a row with several answers, on the side that holds them. */
   constructor(
@@ -55,10 +54,8 @@ export class PairWriter {
     private readonly most = Infinity,
   ) {
     this.ids = pairIds(tokenizer);
-    this.encode = rememberingEncoder(tokenizer);
-    this.sentinels = sentinelTokens
-      .filter((token) => tokenizer.has(token))
-      .map((token) => tokenizer.idOf(token));
+    this.tokens = new RowTokens(tokenizer, this.ids.end);
+    this.sentinels = this.tokens.sentinels;
   }
 
   pair(form: Form, scene: DescribedScene, random: Random, shares: PairShares): PairRow {
@@ -103,11 +100,11 @@ export class PairWriter {
 
   /** @param split draws up to where the encoder reads what comes before; to its end where absent. */
   private behind(description: string, { before, missing }: Cloze, split?: Random): PairRow {
-    const words = before === "" ? [] : this.encode(before);
+    const words = before === "" ? [] : this.tokens.words(before);
     const cut = split?.between(0, words.length) ?? words.length;
-    const answer = [...this.encode(missing), this.ids.end];
+    const answer = [...this.tokens.words(missing), this.ids.end];
     const given = words.slice(cut);
-    const described = this.encode(`${description} .`);
+    const described = this.tokens.words(`${description} .`);
     return {
       text: [...described, ...words.slice(0, cut), this.ids.end],
       described: described.length,
@@ -123,9 +120,9 @@ export class PairWriter {
     shares: PairShares,
   ): PairRow {
     const asked = clozes(questions, statements, random, shares);
-    const described = this.encode(`${description} .`);
+    const described = this.tokens.words(`${description} .`);
     const text = [...described, this.ids.end];
-    return { text, described: described.length, ...dialogueOf(asked, this.encode, this.ids.end, this.most) };
+    return { text, described: described.length, ...dialogueOf(asked, this.tokens, this.most) };
   }
 
   /** Some of the questions and statements, as far as they fit, in random order. */
@@ -134,17 +131,17 @@ export class PairWriter {
     random: Random,
     shares: PairShares,
   ): PairRow {
-    const described = this.encode(`${description} .`);
+    const described = this.tokens.words(`${description} .`);
     const text = [...described];
     const labels: number[] = [];
     let next = 0;
     const count = random.between(1, shares.mostBlanks);
     for (const { before, missing } of clozes(questions, statements, random, shares)) {
-      const words = this.encode(before);
+      const words = this.tokens.words(before);
       if (next === count || text.length + words.length + 2 > this.most) continue;
       const sentinel = this.sentinels[next++]!;
       text.push(...words, sentinel);
-      labels.push(sentinel, ...this.encode(missing));
+      labels.push(sentinel, ...this.tokens.words(missing));
     }
     return { text: [...text, this.ids.end], described: described.length, labels: [...labels, this.ids.end] };
   }

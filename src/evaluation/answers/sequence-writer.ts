@@ -3,7 +3,8 @@ import type { DescribedScene } from "../../data/text-corpus.js";
 import { ignoreIndex } from "../../objectives/cross-entropy.js";
 import type { Random } from "../../random.js";
 import type { TextTokenizer } from "../../text/tokenizer.js";
-import { rememberingEncoder, type TokenRow } from "../../training/token-rows.js";
+import { RowTokens } from "../../training/row-tokens.js";
+import type { TokenRow } from "../../training/token-rows.js";
 
 /** Asks in the form that published BLIP-2 prompts have. */
 const questionPrompt = (question: string): string => `Question: ${question} Answer:`;
@@ -24,27 +25,25 @@ export interface SequenceShares {
 
 /** Writes described scenes as token rows. */
 export class SequenceWriter {
-  private readonly ids: (text: string) => readonly number[];
+  private readonly tokens: RowTokens;
   readonly start: number;
-  readonly newline: number;
   readonly pad: number;
 
   constructor(tokenizer: TextTokenizer) {
-    this.ids = rememberingEncoder(tokenizer);
+    this.tokens = new RowTokens(tokenizer, newlineId(tokenizer));
     this.pad = tokenizer.specialIds.pad!;
     this.start = tokenizer.idOf("</s>");
-    this.newline = newlineId(tokenizer);
   }
 
   /** A description is closed by a stop, so that each of its parts has an end. */
   private description(description: string): readonly number[] {
-    return this.ids(`${description} .`);
+    return this.tokens.words(`${description} .`);
   }
 
   /** The description and the start token, in one of the two orders. */
   private opening(description: string, random: Random): number[] {
     const ids = this.description(description);
-    return random.chance(0.7) ? [...ids, this.start] : [this.start, ...ids, this.newline];
+    return random.chance(0.7) ? [...ids, this.start] : [this.start, ...ids, this.tokens.end];
   }
 
   /**
@@ -61,19 +60,19 @@ export class SequenceWriter {
     const labels = ids.map(() => ignoreIndex);
     const append = (prompt: readonly number[], answer: readonly number[]): void => {
       if (ids.length + prompt.length + answer.length + 1 > most) return;
-      ids.push(...prompt, ...answer, this.newline);
-      labels.push(...prompt.map(() => ignoreIndex), ...answer, this.newline);
+      ids.push(...prompt, ...answer, this.tokens.end);
+      labels.push(...prompt.map(() => ignoreIndex), ...answer, this.tokens.end);
     };
     const isAsked = (share: number): boolean => share === 1 || (share > 0 && random.chance(share));
     const chosen = questions.filter(({ type }) => isAsked(shares.typeShares[type] ?? 1));
     const asked = chosen.map(({ question, answer }) => {
       const prompt = random.chance(shares.bareShare) ? question.replace(/\?$/, "") : questionPrompt(question);
-      return () => append(this.ids(prompt), this.ids(answer));
+      return () => append(this.tokens.words(prompt), this.tokens.words(answer));
     });
     const told = [
       ...[random.pick(captions)].filter(() => isAsked(shares.captionShare)),
       ...statements.filter(() => isAsked(shares.statementShare)),
-    ].map((text) => () => append([], this.ids(text)));
+    ].map((text) => () => append([], this.tokens.words(text)));
     const echoed = random.chance(shares.echoShare) ? [() => append([], this.description(description))] : [];
     for (const write of [...echoed, ...random.shuffle([...asked, ...told])]) write();
     return { ids, labels };
@@ -81,8 +80,12 @@ export class SequenceWriter {
 
   /** A test row: a description and one question, with labels on the answer. */
   question(description: string, question: string, answer: string): TokenRow {
-    const prompt = [...this.description(description), this.start, ...this.ids(questionPrompt(question))];
-    const reply = [...this.ids(answer), this.newline];
+    const prompt = [
+      ...this.description(description),
+      this.start,
+      ...this.tokens.words(questionPrompt(question)),
+    ];
+    const reply = [...this.tokens.words(answer), this.tokens.end];
     return { ids: [...prompt, ...reply], labels: [...prompt.map(() => ignoreIndex), ...reply] };
   }
 }

@@ -1,9 +1,10 @@
 /** Beam search, with and without draws. */
 import { Random } from "../../random.js";
-import { logSoftmax, type LogitProcessor } from "./logits.js";
+import type { LogitProcessor } from "./logits.js";
 import { processorsOf } from "./processors.js";
 import {
   noToken,
+  ownLogProbabilities,
   type Continuation,
   type GeneratedSequence,
   type Search,
@@ -44,7 +45,7 @@ export class BeamSearch implements Search {
   next(logits: readonly Float32Array[]): readonly Continuation[] {
     const { settings, promptIds } = this;
     const { numBeams, endIds, maxNewTokens, lengthPenalty, sampling, isStopped } = settings;
-    const raw = logits.map(logSoftmax);
+    const raw = logits.map(ownLogProbabilities);
     const scores = raw.map((logProbabilities, beam) => {
       const sequence = { promptIds, newIds: this.running[beam]!.tokenIds };
       if (this.processors.length === 0) return logProbabilities;

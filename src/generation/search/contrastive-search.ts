@@ -11,6 +11,7 @@ import { logSoftmax, type LogitProcessor } from "./logits.js";
 import { processorsOf } from "./processors.js";
 import {
   noToken,
+  ownLogProbabilities,
   type Contrastive,
   type Continuation,
   type GeneratedSequence,
@@ -74,7 +75,7 @@ export class ContrastiveSearch implements Search {
     const sequence = { promptIds: this.promptIds, newIds: this.tokenIds };
     for (const process of this.processors) process(scores, sequence);
     const processed = logSoftmax(scores);
-    const own = logSoftmax(logits);
+    const own = ownLogProbabilities(logits);
     const ids: number[] = [];
     for (let id = 0; id < processed.length; id++) {
       if (!(processed[id]! > -Infinity)) continue;

@@ -31,6 +31,9 @@ function startSearch(settings: SearchSettings, promptIds: readonly number[]): Se
   return new GreedySearch(settings, promptIds);
 }
 
+/** Settings of all prompts, or of each. */
+export type SettingsOf = SearchSettings | readonly SearchSettings[];
+
 /** How long the searches of a large batch keep the thread before they leave it to others, in milliseconds. */
 const turn = 8;
 
@@ -42,15 +45,18 @@ const turn = 8;
 export async function* generationSteps(
   stepper: Stepper,
   prompt: Prompt,
-  settings: SearchSettings,
+  settings: SettingsOf,
   signal?: AbortSignal,
 ): AsyncGenerator<readonly Search[], void, undefined> {
   await using running = stepper;
-  const searches = seenIds(prompt).map((ids) => startSearch(settings, ids));
+  const searches = seenIds(prompt).map((ids, b) =>
+    startSearch("length" in settings ? settings[b]! : settings, ids),
+  );
   // The searches that go on, and how many rows of the batch each has.
   let active = searches.map((search) => ({ search, count: 1 }));
   let logits = await running.prefill(prompt, signal);
-  if (settings.contrastive !== undefined && running.states === undefined) {
+  const [{ contrastive } = {}] = [settings].flat();
+  if (contrastive !== undefined && running.states === undefined) {
     throw new UserError(
       "generate: penaltyAlpha: contrastive search needs hidden states, which this kind of language model does not yield; " +
         "leave it out",
@@ -91,7 +97,7 @@ export async function* generationSteps(
 export async function generateTokens(
   stepper: Stepper,
   prompt: Prompt,
-  settings: SearchSettings,
+  settings: SettingsOf,
   signal?: AbortSignal,
 ): Promise<(readonly GeneratedSequence[])[]> {
   let searches: readonly Search[] = [];

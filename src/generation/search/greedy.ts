@@ -1,8 +1,9 @@
 /** Greedy search. */
-import { logSoftmax, type LogitProcessor } from "./logits.js";
+import type { LogitProcessor } from "./logits.js";
 import { processorsOf } from "./processors.js";
 import {
   noToken,
+  ownLogProbabilities,
   type Continuation,
   type GeneratedSequence,
   type Search,
@@ -24,6 +25,7 @@ export class GreedySearch implements Search {
   }
 
   next([logits]: readonly Float32Array[]): readonly Continuation[] {
+    const own = ownLogProbabilities(logits!);
     const scores = logits!.slice();
     const sequence = { promptIds: this.promptIds, newIds: this.tokenIds };
     for (const process of this.processors) process(scores, sequence);
@@ -31,7 +33,7 @@ export class GreedySearch implements Search {
     let best = -Infinity;
     for (let id = 0; id < scores.length; id++) if (scores[id]! > best) [best, token] = [scores[id]!, id];
     if (token < 0) throw noToken(logits!);
-    const logProbability = logSoftmax(logits!)[token]!;
+    const logProbability = own[token]!;
     this.logProbability += logProbability;
     this.tokenLogProbabilities.push(logProbability);
     this.tokenIds.push(token);

@@ -18,6 +18,23 @@ export function minimumNewTokens(count: number, endIds: readonly number[]): Logi
   };
 }
 
+/** The new token at a place, counted from 0, is one of `ids`. */
+export function forcedAt(place: number, ids: readonly number[]): LogitProcessor {
+  return (scores, { newIds }) => {
+    if (newIds.length !== place) return;
+    scores.fill(-Infinity);
+    for (const id of ids) if (id < scores.length) scores[id] = 0;
+  };
+}
+
+/** The new token at a place is none of `ids`. */
+export function excludedAt(place: number, ids: readonly number[]): LogitProcessor {
+  return (scores, { newIds }) => {
+    if (newIds.length !== place) return;
+    for (const id of ids) if (id < scores.length) scores[id] = -Infinity;
+  };
+}
+
 /**
  * Makes ids of the prompt and of the new text less likely by a factor above 1 (Keskar et al. 2019): negative
  * scores are multiplied by it, positive ones divided.

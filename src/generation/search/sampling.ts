@@ -3,10 +3,11 @@
  * sequence and the place in it. So a text is the same alone, in a batch, and beside other work.
  */
 import { Random } from "../../random.js";
-import { logSoftmax, type LogitProcessor } from "./logits.js";
+import type { LogitProcessor } from "./logits.js";
 import { processorsOf } from "./processors.js";
 import {
   noToken,
+  ownLogProbabilities,
   type Continuation,
   type GeneratedSequence,
   type Sampling,
@@ -79,12 +80,13 @@ export class SamplingSearch implements Search {
       // All sequences begin with the one row of the prompt.
       const parent = this.started ? row : 0;
       const before = this.drawn[sequence]!;
+      const own = ownLogProbabilities(logits[parent]!);
       const scores = logits[parent]!.slice();
       const soFar = { promptIds: this.promptIds, newIds: before.tokenIds };
       for (const process of this.processors) process(scores, soFar);
       const token = idAt(scores, tokenDraw(this.sampling.seed, sequence, before.tokenIds.length));
       if (token < 0) throw noToken(logits[parent]!);
-      const logProbability = logSoftmax(logits[parent]!)[token]!;
+      const logProbability = own[token]!;
       const tokenIds = [...before.tokenIds, token];
       this.drawn[sequence] = {
         sequence,

@@ -1,5 +1,6 @@
 /** What every search has: its settings, and the face by which the loop of generation runs it. */
 import { UserError } from "../../errors.js";
+import { logSoftmax } from "./logits.js";
 
 /** How tokens are drawn. */
 export interface Sampling {
@@ -41,6 +42,12 @@ export interface SearchSettings {
   readonly noRepeatNgramSize?: number | undefined;
   /** Sequences of ids that do not occur. */
   readonly forbidden?: readonly (readonly number[])[] | undefined;
+  /** Ids that do not begin a text. */
+  readonly notFirst?: readonly number[] | undefined;
+  /** The id that every text begins with. */
+  readonly first?: number | undefined;
+  /** A text that comes to `maxNewTokens` ends with one of these. */
+  readonly last?: readonly number[] | undefined;
   /** Tokens are drawn at random; with several beams, the beams' continuations are. */
   readonly sampling?: Sampling | undefined;
   /** With one beam: contrastive search. */
@@ -84,13 +91,23 @@ export interface Search {
 
 /** Why a search cannot go on from these logits. */
 export function noToken(logits: Float32Array): Error {
-  if (logits.some(Number.isFinite)) {
-    return new UserError(
-      "generation: noRepeatNgramSize, badWords and minNewTokens together leave no token that may come next; allow more",
-    );
-  }
+  if (!logits.some(Number.isFinite)) return notNumbers();
   return new UserError(
-    "generation: no token is possible, as the model's logits are not numbers: its weights hold values that are not finite, or its " +
-      "pictures do; fetch the model again, and check it with another picture",
+    "generation: noRepeatNgramSize, badWords, minNewTokens and what generation_config.json forbids together leave no token that may " +
+      "come next; allow more",
   );
 }
+
+/** log(softmax(logits)) of the model's own logits [V]. Throws a `UserError` if one of them is not a number. */
+export function ownLogProbabilities(logits: Float32Array): Float32Array {
+  const result = logSoftmax(logits);
+  // One that is not a number makes all of them so.
+  if (Number.isNaN(result[0])) throw notNumbers();
+  return result;
+}
+
+const notNumbers = (): UserError =>
+  new UserError(
+    "generation: the logits of the model's language model are not numbers: its weights hold values that are not finite, or too large " +
+      "ones; fetch or convert the model again",
+  );

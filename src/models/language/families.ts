@@ -6,7 +6,7 @@
 import { z } from "zod";
 import { UserError } from "../../errors.js";
 import type { Scope } from "../../nn/parameters.js";
-import type { TextTokenizer } from "../../text/tokenizer.js";
+import type { TextTokenizer } from "../../text/text-tokenizer.js";
 import type { LanguageModel } from "./language-model.js";
 import { Opt, optConfigSchema, type OptConfig } from "./opt.js";
 import { isUnreadT5Tensor, T5, t5ConfigSchema, type T5Config } from "./t5.js";
@@ -137,7 +137,7 @@ export const familyNames = Object.keys(families) as readonly FamilyName[];
 /** The family of a checked config. */
 export function familyOf(config: Pick<LanguageConfig, "model_type">): LanguageFamily {
   // The table's type says that entry and config belong together.
-  return families[config.model_type] as unknown as LanguageFamily;
+  return families[config.model_type];
 }
 
 /** The family that a config.json or `text_config` names, if it is one of these. */

@@ -1,4 +1,6 @@
 /** The frozen image encoder of BLIP-2, whichever architecture its folder's config names. */
+import { checkJson } from "../../json.js";
+import { quoted } from "../../quoted.js";
 import { z } from "zod";
 import { toFloat32 } from "../../float16.js";
 import type { DerivedTensor } from "../../checkpoints/derived-tensors.js";
@@ -35,9 +37,8 @@ export interface VisionEncoder {
 
 /** Checks the config of a vision model. `where` names it in errors. */
 export function parseVisionConfig(json: unknown, where: string): VisionConfig {
-  const { model_type: type } = z
-    .looseObject({ model_type: z.string().default("blip_2_vision_model") })
-    .parse(json);
+  const named = z.looseObject({ model_type: z.string().default("blip_2_vision_model") });
+  const { model_type: type } = checkJson(json, named, where);
   const schema =
     type === "clip_vision_model"
       ? clipVisionConfigSchema
@@ -46,25 +47,15 @@ export function parseVisionConfig(json: unknown, where: string): VisionConfig {
         : undefined;
   if (schema === undefined)
     throw new UserError(
-      `${where}: model_type "${type}" is no image encoder that is supported (blip_2_vision_model, clip_vision_model)`,
+      `${where}: model_type ${quoted(type)} is no image encoder that is supported (blip_2_vision_model, clip_vision_model)`,
     );
-  const parsed = schema.safeParse(json);
-  if (!parsed.success) {
-    throw new UserError(
-      `${where}: ${parsed.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`).join("; ")}`,
-    );
-  }
-  const {
-    image_size: image,
-    patch_size: patch,
-    hidden_size: width,
-    num_attention_heads: heads,
-  } = parsed.data;
+  const config: VisionConfig = checkJson(json, schema, where);
+  const { image_size: image, patch_size: patch, hidden_size: width, num_attention_heads: heads } = config;
   if (image % patch !== 0)
     throw new UserError(`${where}: image_size ${image} is not a multiple of patch_size ${patch}`);
   if (width % heads !== 0)
     throw new UserError(`${where}: hidden_size ${width} is not a multiple of num_attention_heads ${heads}`);
-  return parsed.data;
+  return config;
 }
 
 /** Epsilon of the norm between encoder and Q-Former: the encoder's own unless the folder names another. */

@@ -29,7 +29,7 @@ type TextConfig = TrainerConfig & {
 
 const defineTraining = <Config extends TextConfig>(training: TextTraining<Config>): TextTraining =>
   // Who looks a training up by a configuration's own family gives it that configuration.
-  training as unknown as TextTraining;
+  training;
 
 const trainings: { readonly [Name in FamilyName]: TextTraining } = {
   opt: defineTraining({

@@ -44,7 +44,7 @@ export const t5LanguageModelConfigSchema = z
     data: z.string(),
     /** Sizes of the model; its vocabulary is that of the tokenizer, which is made from the text. */
     model: z.strictObject({
-      model_type: z.literal("t5"),
+      model_type: t5ConfigSchema.shape.model_type,
       d_model: z.int().positive(),
       d_kv: z.int().positive(),
       d_ff: z.int().positive(),

@@ -6,6 +6,7 @@ import type { DecoderOnly } from "../../models/language/language-model.js";
 import { ignoreIndex } from "../../objectives/cross-entropy.js";
 import { softPromptLoss } from "../../objectives/stage-2.js";
 import type { TextTokenizer } from "../../text/tokenizer.js";
+import { RowTokens } from "../../training/row-tokens.js";
 import { paddedBatch, type TokenRow } from "../../training/token-rows.js";
 import { clozeOf } from "../../training/cloze.js";
 import type { Stage2Config } from "./config.js";
@@ -46,11 +47,15 @@ export function decoderText(
 
 /** Token rows behind a soft prompt. */
 export class RowWriter {
+  private readonly tokens: RowTokens;
+
   constructor(
     private readonly tokenizer: TextTokenizer,
     private readonly special: TextIds,
     private readonly config: Pick<Stage2Config, "prompt" | "maxTextLength" | "learnStartToken">,
-  ) {}
+  ) {
+    this.tokens = new RowTokens(tokenizer, special.end);
+  }
 
   /**
    * Start token, prompt, caption, end token. Prompt and caption are one text, so that the caption's first word has the space before it
@@ -62,10 +67,10 @@ export class RowWriter {
     const opening = prompt === "" ? [this.special.start] : this.tokenizer.encode(prompt);
     const said =
       prompt === ""
-        ? this.ids(caption)
+        ? this.tokens.words(caption)
         : this.tokenizer.encode(`${prompt} ${caption.trimStart()}`).slice(opening.length);
     const isLearnt = learnStartToken && prompt === "";
-    const target = [...said.slice(0, maxTextLength - opening.length - 1), this.special.end];
+    const target = this.tokens.cut([...said, this.special.end], maxTextLength - opening.length);
     return {
       ids: [...opening, ...target],
       labels: [...opening.map((id) => (isLearnt ? id : ignoreIndex)), ...target],
@@ -79,16 +84,12 @@ export class RowWriter {
     const labels = [ignoreIndex];
     for (const statement of statements) {
       const { before, missing } = clozeOf(statement);
-      const given = this.ids(before);
-      const target = [...this.ids(missing), end];
+      const given = this.tokens.words(before);
+      const target = [...this.tokens.words(missing), end];
       if (ids.length + given.length + target.length > this.config.maxTextLength) break;
       ids.push(...given, ...target);
       labels.push(...given.map(() => ignoreIndex), ...target);
     }
     return { ids, labels };
-  }
-
-  private ids(text: string): readonly number[] {
-    return this.tokenizer.encode(text, { addSpecialTokens: false });
   }
 }

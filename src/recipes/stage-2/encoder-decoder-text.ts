@@ -8,11 +8,11 @@ import { prefixLanguageModelLoss } from "../../objectives/stage-2.js";
 import { ignoreIndex } from "../../objectives/cross-entropy.js";
 import type { TextIds } from "../../models/language/families.js";
 import type { EncoderDecoder } from "../../models/language/language-model.js";
-import { sentinelTokens } from "../../text/build-bpe.js";
 import type { TextTokenizer } from "../../text/tokenizer.js";
 import { clozeOf, dialogueOf, type Cloze } from "../../training/cloze.js";
 import type { Stage2Config } from "./config.js";
 import type { TextSide } from "./text-side.js";
+import { RowTokens } from "../../training/row-tokens.js";
 import { paddedIds, paddedRows } from "../../training/token-rows.js";
 
 /**
@@ -77,19 +77,18 @@ export interface PrefixRow {
 
 /** Writes rows. Texts that are too long lose their last words, not their end token. */
 export class PrefixWriter {
-  /** T5's own, where the tokenizer has them. */
+  private readonly tokens: RowTokens;
   private readonly sentinels: readonly number[];
 
   constructor(
     private readonly tokenizer: TextTokenizer,
-    private readonly end: number,
+    end: number,
     private readonly config: Pick<Stage2Config, "prompt" | "maxTextLength" | "splitShare"> & {
       readonly statements: Pick<Stage2Config["statements"], "form">;
     },
   ) {
-    this.sentinels = sentinelTokens
-      .filter((token) => tokenizer.has(token))
-      .map((token) => tokenizer.idOf(token));
+    this.tokens = new RowTokens(tokenizer, end);
+    this.sentinels = this.tokens.sentinels;
   }
 
   /** A caption, cut or whole; whole without `random`. */
@@ -110,8 +109,7 @@ export class PrefixWriter {
 
   /** The decoder reads what each is about, and learns what is said of that. */
   private dialogue(clozes: readonly Cloze[]): PrefixRow | undefined {
-    const encode = (text: string): readonly number[] => this.words(text);
-    const row = dialogueOf(clozes, encode, this.end, this.config.maxTextLength);
+    const row = dialogueOf(clozes, this.tokens, this.config.maxTextLength);
     return row.labels.length === 0 ? undefined : { prefix: this.text(""), ...row };
   }
 
@@ -124,25 +122,21 @@ export class PrefixWriter {
     const [prefix, labels]: [number[], number[]] = [[], []];
     for (const [i, { before, missing }] of clozes.slice(0, this.sentinels.length).entries()) {
       const sentinel = this.sentinels[i]!;
-      const [given, said] = [this.words(before), this.words(missing)];
+      const [given, said] = [this.tokens.words(before), this.tokens.words(missing)];
       const longest = Math.max(prefix.length + given.length, labels.length + said.length);
       if (longest + 2 > maxTextLength) break;
       prefix.push(...given, sentinel);
       labels.push(sentinel, ...said);
     }
     if (clozes.length === 1 || labels.length === 0) return undefined;
-    return { prefix: [...prefix, this.end], labels: [...labels, this.end] };
-  }
-
-  private words(text: string): readonly number[] {
-    return this.tokenizer.encode(text, { addSpecialTokens: false });
+    const { end } = this.tokens;
+    return { prefix: [...prefix, end], labels: [...labels, end] };
   }
 
   /** With the end token. */
   private text(...parts: readonly string[]): readonly number[] {
-    const { maxTextLength } = this.config;
     const ids = this.tokenizer.encode(parts.filter((part) => part !== "").join(" "));
-    return ids.length > maxTextLength ? [...ids.slice(0, maxTextLength - 1), this.end] : ids;
+    return this.tokens.cut(ids, this.config.maxTextLength);
   }
 }
 

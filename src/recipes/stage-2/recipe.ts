@@ -34,7 +34,7 @@ export const stage2 = defineRecipe<Stage2Config>({
         const features = await openSplitFeatures(device, config, vision, pictures, hooks);
         try {
           const setup = { device, config, stage1, vision, languageModel, tokenizer, ...features };
-          return { ...(await stage2Task(setup)), close: features.close };
+          return { ...(await stage2Task(setup)), close: () => features.close() };
         } catch (error) {
           await features.close();
           throw error;
