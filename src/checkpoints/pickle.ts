@@ -29,7 +29,7 @@ export class Tuple {
 }
 
 /** A place-holder for an object of a foreign class. Nothing of the object is kept but where its class was named. */
-export class Inert {
+class Inert {
   constructor(
     readonly name: string,
     readonly offset: number,
