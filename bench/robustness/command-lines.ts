@@ -21,59 +21,13 @@ const verbs = [
   "doctor",
 ];
 const options = [
-  ...[
-    "--model",
-    "--prompt",
-    "--beams",
-    "--max-new-tokens",
-    "--out",
-    "--count",
-    "--seed",
-    "--config",
-    "--data",
-  ],
-  ...[
-    "--precision",
-    "--revision",
-    "--top-p",
-    "--json",
-    "--resume",
-    "--text",
-    "--layer",
-    "--threads",
-    "--stop",
-  ],
-];
+  ["--model", "--prompt", "--beams", "--max-new-tokens", "--out", "--count", "--seed", "--config", "--data"],
+  ["--precision", "--revision", "--top-p", "--json", "--resume", "--text", "--layer", "--threads", "--stop"],
+].flat();
 const values = [
-  ...[
-    "0",
-    "1",
-    "-1",
-    "3",
-    "1e9",
-    "9".repeat(30),
-    "NaN",
-    "Infinity",
-    "0x10",
-    "",
-    " ",
-    "int8",
-    "fp32",
-    "stage1",
-  ],
-  ...[
-    "no-such-file.png",
-    "no/such/folder",
-    "..",
-    "/dev/null",
-    "org/name",
-    "-dash.png",
-    "-h",
-    "--",
-    "a b",
-    "😀",
-  ],
-  ...[
+  ["0", "1", "-1", "3", "1e9", "9".repeat(30), "NaN", "Infinity", "0x10", "", " ", "int8", "fp32", "stage1"],
+  ["no-such-file.png", "no/such/folder", "..", "/dev/null", "org/name", "-dash.png", "-h", "--", "a b", "😀"],
+  [
     "\u001b[31m",
     "line\nbreak",
     "x".repeat(5000),
@@ -81,7 +35,7 @@ const values = [
     "https://example.com/a.png",
     "data:image/png;base64,AAAA",
   ],
-];
+].flat();
 /** Each is wrong after any verb. */
 const mistakes = ["--no-such-option", "--jsn", "-dash.png", "-q", "--json=yes", "--help-me", "-hx"];
 
@@ -93,14 +47,14 @@ function words(random: Random): string[] {
 }
 
 interface CommandLines {
-  runCommandLine(commandLine: {
+  readonly runCommandLine: (commandLine: {
     words: readonly string[];
     stdin: Readable;
     stdout: Writable;
     stderr: Writable;
     env: Record<string, string>;
     signal: AbortSignal;
-  }): Promise<number>;
+  }) => Promise<number>;
 }
 
 class Kept extends Writable {

@@ -85,7 +85,8 @@ export const generationConfigs: Kind = {
         must: "either",
         run: async () => {
           const { num_beams: beams } = parseGenerationConfig(json, where, () => undefined);
-          return beams == null || (Number.isInteger(beams) && beams > 0) ? undefined : `${beams} beams`;
+          const isNone = beams === undefined || beams === null;
+          return isNone || (Number.isInteger(beams) && beams > 0) ? undefined : `${beams} beams`;
         },
       };
     }),

@@ -2,21 +2,28 @@
  * What a hub, a mirror, or the network before it may do wrong: each with the way in which it has to end. Used by the tests
  * and by the table of `npm run robustness`, over the loopback hub of the tests.
  */
-import { createHash } from "node:crypto";
-import type { ServerResponse } from "node:http";
 import { gzipSync } from "node:zlib";
+import { isLarge, refuse, sendBytes, type Interference } from "../../test/checkpoints/loopback-hub.js";
 import {
-  isLarge,
-  refuse,
-  sendBytes,
-  type Asked,
-  type Interference,
-  type Model,
-} from "../../test/checkpoints/loopback-hub.js";
-
-export const modelId = "org/small-blip";
-export const commit = "1".repeat(40);
-export const weightsName = "model.safetensors";
+  always,
+  answering,
+  commit,
+  cutAfter,
+  drip,
+  endless,
+  isListing,
+  isPartOfWeights,
+  isRevision,
+  isTokenizer,
+  isWeights,
+  json,
+  relisted,
+  send,
+  smallFiles,
+  startOf,
+  followed,
+  withIndex,
+} from "./hub-answers.js";
 
 export interface HubFault {
   readonly name: string;
@@ -30,118 +37,10 @@ export interface HubFault {
   readonly revision?: string;
 }
 
-/** The same bytes each time. */
-function pattern(length: number): Buffer {
-  const parts: Buffer[] = [];
-  for (let i = 0; i * 32 < length; i++) parts.push(createHash("sha256").update(`${i}`).digest());
-  return Buffer.concat(parts).subarray(0, length);
-}
-
-const json = (value: unknown): Buffer => Buffer.from(JSON.stringify(value));
-const weights = pattern(2_500_000);
-
-export function smallFiles(): Record<string, Buffer> {
-  return {
-    "README.md": Buffer.from("# A model"),
-    "config.json": json({ model_type: "blip-2" }),
-    "generation_config.json": json({ max_new_tokens: 5 }),
-    "preprocessor_config.json": json({ do_resize: true }),
-    "tokenizer.json": json({ version: "1.0", added_tokens: Array.from({ length: 50 }, (_, id) => ({ id })) }),
-    [weightsName]: weights,
-  };
-}
-
-export const smallModel = (files = smallFiles()): Model => ({
-  id: modelId,
-  refs: { main: commit },
-  commits: { [commit]: files },
-});
-
-type Answer = (response: ServerResponse, asked: Asked, body: Buffer) => void;
-
-/** Answers what `matches` itself, at most `times` times. */
-const answering =
-  (matches: (asked: Asked) => boolean, answer: Answer, times = Infinity) =>
-  (): Interference => {
-    let left = times;
-    return (asked, response, body) => {
-      if (!matches(asked) || left <= 0) return false;
-      left--;
-      answer(response, asked, body ?? Buffer.alloc(0));
-      return true;
-    };
-  };
-
-const isRevision = ({ path }: Asked): boolean => path.includes("/revision/");
-const isListing = ({ path }: Asked): boolean => path.includes("/tree/");
-const isWeights = ({ host, path }: Asked): boolean => host === "store" && path.endsWith(weightsName);
-const isTokenizer = ({ path }: Asked): boolean => path.endsWith("/tokenizer.json");
-const always = (): boolean => true;
-
-const send =
-  (body: string | Buffer, headers: Record<string, string | number> = {}, status = 200): Answer =>
-  (response) =>
-    void response.writeHead(status, headers).end(body);
-const startOf = ({ range }: Asked): number => Number(/\d+/.exec(range ?? "0")![0]);
-
-/** Sends so many bytes of what is asked for, then breaks the connection; with `ranges`, from where it is asked to. */
-const cutAfter =
-  (bytes: number, ranges: boolean): Answer =>
-  (response, asked, body) => {
-    const start = ranges ? startOf(asked) : 0;
-    const isPart = ranges && asked.range !== undefined;
-    response.writeHead(isPart ? 206 : 200, {
-      "content-length": body.length - start,
-      ...(isPart && { "content-range": `bytes ${start}-${body.length - 1}/${body.length}` }),
-    });
-    // A reader that has not taken the bytes yet loses them when the connection breaks.
-    response.write(body.subarray(start, start + bytes), () => setTimeout(() => response.destroy(), 60));
-  };
-
-/** Writes again and again, for as long as somebody listens. */
-const endless =
-  (piece: Buffer, headers: Record<string, string> = {}): Answer =>
-  (response) => {
-    response.writeHead(200, headers);
-    const more = (): void => void response.write(piece, (failed) => failed ?? setImmediate(more));
-    more();
-  };
-
-const drip: Answer = (response, _, body) => {
-  response.writeHead(200, { "content-length": body.length || 100_000 });
-  let at = 0;
-  const timer = setInterval(() => {
-    if (response.destroyed) clearInterval(timer);
-    else response.write(body.length === 0 ? " " : body.subarray(at++, at));
-  }, 20);
-};
-
-/** The first call is answered by one, later ones by the other. */
-const then = (first: Answer, second: (asked: Asked) => boolean, later: Answer) => (): Interference => {
-  const [one, two] = [answering(isWeights, first, 1)(), answering(second, later)()];
-  return (asked, response, body) => one(asked, response, body) || two(asked, response, body);
-};
-const isPartOfWeights = (asked: Asked): boolean => isWeights(asked) && asked.range !== undefined;
-
 /** How long to wait for a fault's hub, in milliseconds: short only where silence is the fault. */
 export const patienceFor = ({ ends }: HubFault): number =>
   ends !== "right" && /silent|only/.test(ends.source) ? 200 : 20_000;
 
-/** A listing in which entries are changed. */
-const relisted = (change: (entry: Record<string, unknown>) => unknown): (() => Interference) =>
-  answering(isListing, (response) => {
-    const entries = Object.entries(smallFiles()).map(([path, bytes]) => {
-      const oid = createHash("sha1").update(`blob ${bytes.length}\0`).update(bytes).digest("hex");
-      const lfs = { oid: createHash("sha256").update(bytes).digest("hex"), size: bytes.length };
-      return { type: "file", path, size: bytes.length, oid, ...(isLarge(path) && { lfs }) };
-    });
-    response.end(JSON.stringify(entries.map(change)));
-  });
-
-const withIndex = (index: Buffer) => (): Record<string, Buffer> => {
-  const { [weightsName]: _, ...files } = smallFiles();
-  return { ...files, "model.safetensors.index.json": index };
-};
 const nothing = (): Interference => () => false;
 const noHub = /does not answer as a hub does; check HF_ENDPOINT/;
 const givenUp = /cannot be fetched from [\w.:]+ \(.*\); check the network, or choose a mirror/;
@@ -374,14 +273,14 @@ export const hubFaults: readonly HubFault[] = [
   {
     name: "the right range with the wrong bytes, once",
     ends: "right",
-    interference: then(cutAfter(900_000, false), isPartOfWeights, (response, asked, body) =>
+    interference: followed(cutAfter(900_000, false), isPartOfWeights, (response, asked, body) =>
       sendBytes(response, Buffer.alloc(body.length, 7), asked.range),
     ),
   },
   {
     name: "a range that is compressed",
     ends: "right",
-    interference: then(cutAfter(900_000, false), isPartOfWeights, (response, asked, body) => {
+    interference: followed(cutAfter(900_000, false), isPartOfWeights, (response, asked, body) => {
       const start = startOf(asked);
       const headers = {
         "content-encoding": "gzip",

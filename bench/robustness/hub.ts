@@ -3,7 +3,8 @@ import { mkdtemp, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { findModel } from "../../src/hub/hub.js";
 import { LoopbackHub } from "../../test/checkpoints/loopback-hub.js";
-import { hubFaults, modelId, patienceFor, smallFiles, smallModel } from "./hub-faults.js";
+import { modelId, smallFiles, smallModel } from "./hub-answers.js";
+import { hubFaults, patienceFor } from "./hub-faults.js";
 import type { Kind } from "./trial.js";
 
 export const hub: Kind = {

@@ -46,7 +46,7 @@ async function ended(child: ChildProcess, signal: AbortSignal): Promise<{ code: 
 const stages = ["language-model", "vision", "stage1"] as const;
 const keys = { steps: 60, checkpointEvery: 2, evaluateEvery: 20 };
 
-export const kills: ProcessKind = {
+const kills: ProcessKind = {
   name: "kills",
   title: "trainings killed with SIGKILL",
   rule:
@@ -113,7 +113,7 @@ export const kills: ProcessKind = {
 const program = "test/engine/fixtures/ends.ts";
 const ways = { exit: 7, throw: 1, reject: 1, terminate: 5 } as const;
 
-export const exits: ProcessKind = {
+const exits: ProcessKind = {
   name: "exits",
   title: "processes that end while a model loads or writes",
   rule:

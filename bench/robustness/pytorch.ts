@@ -21,17 +21,10 @@ import { changed, notTheFile } from "./changes.js";
 import type { Kind, Trial } from "./trial.js";
 
 const dangerous = [
-  ...["os.system", "posix.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "builtins.getattr"],
-  ...["__builtin__.eval", "importlib.import_module", "torch.load", "torch.hub.load", "runpy.run_path"],
-  ...[
-    "shutil.rmtree",
-    "socket.create_connection",
-    "ctypes.CDLL",
-    "sys.modules",
-    "numpy.load",
-    "pickle.loads",
-  ],
-];
+  ["os.system", "posix.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "builtins.getattr"],
+  ["__builtin__.eval", "importlib.import_module", "torch.load", "torch.hub.load", "runpy.run_path"],
+  ["shutil.rmtree", "socket.create_connection", "ctypes.CDLL", "sys.modules", "numpy.load", "pickle.loads"],
+].flat();
 
 /** Written if anything in a pickle were executed. */
 const command = unicode("touch blip2-pickle-was-run");

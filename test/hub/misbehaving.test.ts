@@ -3,14 +3,8 @@ import { mkdtemp, readdir, readFile, realpath, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import {
-  commit,
-  hubFaults,
-  modelId,
-  patienceFor,
-  smallFiles,
-  smallModel,
-} from "../../bench/robustness/hub-faults.js";
+import { commit, modelId, smallFiles, smallModel } from "../../bench/robustness/hub-answers.js";
+import { hubFaults, patienceFor } from "../../bench/robustness/hub-faults.js";
 import { UserError } from "../../src/errors.js";
 import { findModel } from "../../src/hub/hub.js";
 import { hubSettings, type HubSettings } from "../../src/hub/settings.js";

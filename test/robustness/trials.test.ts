@@ -49,8 +49,7 @@ describe("generated inputs", () => {
   });
 
   it("are the same for the same seed", async () => {
-    const { prepare } = kinds.find(({ name }) => name === "safetensors")!;
-    const trials = await prepare(tmpdir());
+    const trials = await kinds.find(({ name }) => name === "safetensors")!.prepare(tmpdir());
     const forms = async (seed: string): Promise<string[]> =>
       Promise.all(Array.from({ length: 40 }, async (_, i) => (await trials(new Random(seed, i), i)).form));
     expect(await forms("a")).toEqual(await forms("a"));
