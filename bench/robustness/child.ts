@@ -14,7 +14,7 @@ const [name, seed, from, to] = process.argv.slice(2) as [string, string, string,
 const tell = (report: Report): void => void process.send!(report);
 
 const kind = kinds.find((candidate) => candidate.name === name)!;
-const folder = await mkdtemp(join(tmpdir(), "blip2-robustness-"));
+const folder = await mkdtemp(join(tmpdir(), "blip2-trials-"));
 process.chdir(folder);
 try {
   const trials = await kind.prepare(folder);

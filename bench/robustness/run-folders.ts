@@ -20,7 +20,6 @@ export const runFolders: Kind = {
   limit: 120_000,
   async prepare() {
     const world = await makeTinyWorld();
-    process.once("exit", () => void world.remove());
     const checkpointOf = (name: string): Promise<Buffer> =>
       readFile(join(world.root, name, "checkpoint.safetensors"));
     await world.train("language-model", "unbroken", keys);

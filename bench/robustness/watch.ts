@@ -1,6 +1,9 @@
 /** The side that watches: starts processes for the trials of a kind, notes what they tell, and goes on behind what kills or stops one. */
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Report } from "./child.js";
 import { outcomes, type Kind, type Outcome } from "./trial.js";
@@ -65,12 +68,16 @@ export async function watch(
     if (!["right", "accepted", "refused"].includes(outcome) && faults.length < mostFaults)
       faults.push({ index, form, outcome, note: text });
   };
+  const root = await mkdtemp(join(tmpdir(), "blip2-robustness-"));
+  await using _ = { [Symbol.asyncDispose]: () => rm(root, { recursive: true, force: true }) };
   while (next < count) {
     signal.throwIfAborted();
     const end = Math.min(count, next + (kind.each ?? trialsEach));
     const child = fork(program.path, [kind.name, seed, `${next}`, `${end}`], {
       stdio: ["ignore", "ignore", "pipe", "ipc"],
       execArgv: [...program.execArgv],
+      // What a killed one leaves is removed here.
+      env: { ...process.env, TMPDIR: root },
     });
     const state = await follow(child, kind, signal, (report) => {
       if ("ready" in report) {
