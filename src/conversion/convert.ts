@@ -77,8 +77,8 @@ export async function convertCheckpoint(
   checkAgainst(optionsSchema, "convertCheckpoint", options);
   const { vision, languageModel, tokenizer, dtype = "unchanged", signal, onProgress, onNotice } = options;
   stopIf(signal);
-  const plan = await planConversion({ input, vision, languageModel }, options);
-  await checkConversion(plan, input);
+  const planned = await planConversion({ input, vision, languageModel }, options);
+  const plan = await checkConversion(planned, input);
   const { config, files, notes } = await companionFiles(plan, tokenizer);
   for (const note of notes) onNotice?.(note);
   const written = await writeConversion(plan, {

@@ -7,6 +7,7 @@ import { planConversion, type ConversionSources } from "../../src/conversion/pla
 import { writeConversion } from "../../src/conversion/write.js";
 import { readModelFolder } from "../../src/checkpoints/model-folder.js";
 import { openSafetensors, writeSafetensors } from "../../src/checkpoints/safetensors.js";
+import { renameLavis } from "../../src/conversion/lavis-names.js";
 import { checkConversion } from "../../src/conversion/check.js";
 import { convert } from "../../src/cli/verbs/convert.js";
 import { input } from "../../src/engine/index.js";
@@ -41,8 +42,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 async function converted(sources: ConversionSources, name: string) {
-  const plan = await planConversion(sources, hints);
-  await checkConversion(plan, sources.input);
+  const plan = await checkConversion(await planConversion(sources, hints), sources.input);
   const out = join(folder, name);
   await writeConversion(plan, { out, dtype: "unchanged", files: {} });
   return { plan, opened: await readModelFolder(out) };
@@ -239,5 +239,42 @@ describe("blip2 convert", () => {
     expect(code).toBe(1);
     expect(stderr).toMatch(/evil\.pth/);
     await expect(readFile(join(out, "config.json"))).rejects.toThrow(/ENOENT/);
+  });
+});
+
+describe("tensors that do not fit", () => {
+  const fixed = (...dims: number[]) => ({
+    dtype: "float32" as const,
+    dims,
+    read: () => Promise.reject(new Error("is not read")),
+  });
+
+  it("the decoder's bias stands in for one that is an entry short", () => {
+    const named = (biasLength: number) =>
+      renameLavis(
+        new Map([
+          ["Qformer.bert.embeddings.word_embeddings.weight", fixed(30523, 8)],
+          ["Qformer.cls.predictions.bias", fixed(biasLength)],
+          ["Qformer.cls.predictions.decoder.bias", fixed(30523)],
+        ]),
+      );
+    expect(named(30522).tensors.get("cls.predictions.bias")!.dims).toEqual([30523]);
+    expect(named(30522).dropped).toEqual(["Qformer.cls.predictions.bias"]);
+    expect(named(30523).dropped).toEqual(["Qformer.cls.predictions.decoder.bias"]);
+  });
+
+  it("a head that the class does not have is left out and named; a missing layer is refused", async () => {
+    const { opened } = await converted(opt, "whole");
+    const weights = await opened.weights.readAll();
+    const source = join(folder, "with a head");
+    await cp(opened.path, source, { recursive: true });
+    const file = join(source, "model.safetensors");
+    await writeSafetensors(file, new Map([...weights, ["score.weight", int64Tensor([1, 2], [2])]]));
+    const { plan, opened: again } = await converted({ input: source }, "without the head");
+    expect(plan.leftOut).toContain("score.weight");
+    expect([...again.weights.tensors.keys()].sort()).toEqual([...weights.keys()].sort());
+    weights.delete([...weights.keys()].find((name) => name.includes("self_attn"))!);
+    await writeSafetensors(file, weights);
+    await expect(converted({ input: source }, "broken")).rejects.toThrow(/1 missing:/);
   });
 });

@@ -135,5 +135,5 @@ it("takes a command line of 5,000 pictures, and a text of 16 kB", { timeout: 120
   const text = "a red boat on sand ".repeat(900);
   const { status, stderr } = node([main, "match", "samples/test-1.png", text]);
   expect({ status, isWhole: stderr.length > 1000 }).toEqual({ status: 1, isWhole: false });
-  expect(stderr).toMatch(/positions|tokens/);
+  expect(stderr).toMatch(/a text has 17100 characters, at most 6400 are taken/);
 });
