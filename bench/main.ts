@@ -3,6 +3,7 @@ import { captions } from "./captions.js";
 import { inference } from "./inference.js";
 import { quantisation } from "./quantisation.js";
 import { compareTenSteps } from "./ten-steps.js";
+import { stage2Start } from "./stage-2-start.js";
 import { timerDelays } from "./timer.js";
 import { trainingStep } from "./training-step.js";
 
@@ -13,6 +14,7 @@ const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void
   captions,
   timer: timerDelays,
   "ten-steps": compareTenSteps,
+  "stage2-start": stage2Start,
 };
 
 const [name, ...args] = process.argv.slice(2);

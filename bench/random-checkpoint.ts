@@ -34,6 +34,34 @@ const opt = {
   tie_word_embeddings: true,
 };
 
+const textOf = (width: number, layers: number, heads: number): Json => ({
+  ...opt,
+  hidden_size: width,
+  word_embed_proj_dim: width,
+  ffn_dim: 4 * width,
+  num_hidden_layers: layers,
+  num_attention_heads: heads,
+});
+
+const smallParts = {
+  vision_config: {
+    model_type: "blip_2_vision_model",
+    hidden_size: 384,
+    intermediate_size: 1536,
+    num_hidden_layers: 6,
+    num_attention_heads: 6,
+    image_size: 224,
+    patch_size: 14,
+  },
+  qformer_config: {
+    model_type: "blip_2_qformer",
+    hidden_size: 384,
+    intermediate_size: 1536,
+    num_hidden_layers: 4,
+    num_attention_heads: 6,
+  },
+};
+
 /** `full` is ViT-g/14, Q-Former base and OPT-2.7B: 3.7 thousand million weights. */
 export const checkpointSizes: Readonly<Record<string, Json>> = {
   full: {
@@ -48,42 +76,11 @@ export const checkpointSizes: Readonly<Record<string, Json>> = {
       patch_size: 14,
     },
     qformer_config: { model_type: "blip_2_qformer" },
-    text_config: {
-      ...opt,
-      hidden_size: 2560,
-      word_embed_proj_dim: 2560,
-      ffn_dim: 10240,
-      num_hidden_layers: 32,
-      num_attention_heads: 32,
-    },
+    text_config: textOf(2560, 32, 32),
   },
-  small: {
-    ...common,
-    vision_config: {
-      model_type: "blip_2_vision_model",
-      hidden_size: 384,
-      intermediate_size: 1536,
-      num_hidden_layers: 6,
-      num_attention_heads: 6,
-      image_size: 224,
-      patch_size: 14,
-    },
-    qformer_config: {
-      model_type: "blip_2_qformer",
-      hidden_size: 384,
-      intermediate_size: 1536,
-      num_hidden_layers: 4,
-      num_attention_heads: 6,
-    },
-    text_config: {
-      ...opt,
-      hidden_size: 768,
-      word_embed_proj_dim: 768,
-      ffn_dim: 3072,
-      num_hidden_layers: 6,
-      num_attention_heads: 12,
-    },
-  },
+  small: { ...common, ...smallParts, text_config: textOf(768, 6, 12) },
+  /** The language model alone is of a published size. */
+  "opt-1.3b": { ...common, ...smallParts, text_config: textOf(2048, 24, 32) },
 };
 
 const poolSize = 2 ** 21;

@@ -26,6 +26,11 @@ export interface CompileOptions {
    * which such an output is the last use of the slot's old value, elementwise (the optimizer's update).
    */
   readonly reuseResidents?: boolean;
+  /**
+   * Says that frozen matrices are multiplied with from both sides, forward and backward. The runtime would hold each twice, as it is and
+   * packed for one side; then it does not pack them.
+   */
+  readonly readsBothWays?: boolean;
 }
 
 export interface RunOptions {

@@ -20,7 +20,12 @@ export interface WorkerSettings {
 export const refusedOutput = "%refused";
 
 export type Request = { readonly id: number } & (
-  | { readonly verb: "compile"; readonly program: number; readonly model: PlacedModel }
+  | {
+      readonly verb: "compile";
+      readonly program: number;
+      readonly model: PlacedModel;
+      readonly packed: boolean;
+    }
   | {
       readonly verb: "run";
       readonly program: number;

@@ -107,6 +107,7 @@ async function answer(request: Request): Promise<Reply["value"]> {
         // A memory pattern is one block for all values of a run, on top of what the arena holds from the first run, and
         // one more for each new shape. Without patterns a step takes as long and half of the memory.
         enableMemPattern: false,
+        ...(request.packed ? {} : { extra: { session: { disable_prepacking: "1" } } }),
         // What goes wrong is thrown; the runtime would write it to standard error too, in colours.
         logSeverityLevel: 4,
         ...(settings.profilePrefix === undefined

@@ -136,6 +136,7 @@ export class WorkerDevice implements Device {
     const files = filesOf(options.weights);
     const placement = files.length === 0 ? undefined : await placeBeside(files);
     const program = this.nextProgram++;
+    const packed = options.readsBothWays !== true;
     let model;
     try {
       if (placement?.notice !== undefined && !this.noticed.has(dirname(files[0]!))) {
@@ -146,11 +147,11 @@ export class WorkerDevice implements Device {
       const refused = options.reuseResidents === true ? refusedOutput : undefined;
       model = emit(outputs, options.weights, placement?.locate, refused, byteProducts);
       const placed = (await placement?.write(model.bytes)) ?? { bytes: model.bytes, externalData: [] };
-      if ("path" in placed) await this.request({ verb: "compile", program, model: placed });
+      if ("path" in placed) await this.request({ verb: "compile", program, packed, model: placed });
       else {
         const bytes = ownBuffer(placed.bytes);
         const buffers = [bytes.buffer, ...placed.externalData.map(({ data }) => data.buffer)];
-        await this.request({ verb: "compile", program, model: { ...placed, bytes } }, buffers);
+        await this.request({ verb: "compile", program, packed, model: { ...placed, bytes } }, buffers);
       }
     } finally {
       await placement?.remove();
