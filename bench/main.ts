@@ -1,5 +1,6 @@
 /** `npm run bench -- NAME [options]`: the benchmarks by name. */
 import { captions } from "./captions.js";
+import { featureStore } from "./feature-store.js";
 import { inference } from "./inference.js";
 import { quantisation } from "./quantisation.js";
 import { compareTenSteps } from "./ten-steps.js";
@@ -15,6 +16,7 @@ const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void
   timer: timerDelays,
   "ten-steps": compareTenSteps,
   "stage2-start": stage2Start,
+  "feature-store": featureStore,
 };
 
 const [name, ...args] = process.argv.slice(2);
