@@ -53,7 +53,7 @@ if (task.training === undefined) {
   const { runRecipe } = await import("../src/recipes/run.js");
   const { checkConfig } = await import("../src/training/config-file.js");
   const { config, out } = task.training;
-  const checked = checkConfig("stage2", config, stage2.schema as never) as never;
+  const checked = checkConfig("stage2", config, stage2.schema as never);
   const watching: typeof stage2 = {
     ...stage2,
     async prepare(given, hooks) {

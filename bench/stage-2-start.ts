@@ -41,15 +41,23 @@ export async function stage2Start(args: readonly string[]): Promise<void> {
   try {
     const data = path.join(work, "scenes");
     await writeScenes({
-      ...{ out: data, seed: 5, count: 40, validation: 8, test: 8, compositional: 6 },
-      ...{ textCount: 0, textTestCount: 0 },
+      out: data,
+      seed: 5,
+      count: 40,
+      validation: 8,
+      test: 8,
+      compositional: 6,
+      textCount: 0,
+      textTestCount: 0,
     });
     const config = {
       data,
       stage1: inRepository("models/scenes-retrieval"),
       languageModel: folder,
       maxTextLength: 32,
-      ...{ steps: 1, batchSize: 4, learningRate: { peak: 1e-3 } },
+      steps: 1,
+      batchSize: 4,
+      learningRate: { peak: 1e-3 },
     };
     const inference = await measured({ folder, threads });
     const training = await measured({ folder, threads, training: { config, out: path.join(work, "run") } });
