@@ -1,11 +1,11 @@
 /** The one door to data: a place and the name of a split in, data sets out. Which files there are decides how they are read. */
 import type { CaptionedPicture, Dataset } from "./dataset.js";
-import { readCaptionSet, withStatements, type CaptionNotices } from "./formats/coco.js";
+import { joinedByFile, readCaptionSet, withStatements, type CaptionNotices } from "./formats/coco.js";
 import { readPicturesOf, readQuestionSet, type PictureQuestion } from "./formats/vqa.js";
 
 /** A split of data at a place. Nothing is read before it is asked for. */
 export interface DataSplit {
-  /** Pictures with captions. Throws a `UserError` naming what is missing or malformed. */
+  /** Pictures with captions, each file once. Throws a `UserError` naming what is missing or malformed. */
   captions(options?: CaptionOptions): Promise<Dataset<CaptionedPicture>>;
   /** Questions about pictures, with people's answers. Throws a `UserError` alike. */
   questions(limit?: number): Promise<readonly PictureQuestion[]>;
@@ -26,7 +26,8 @@ export function openData(path: string, split: string): DataSplit {
   return {
     captions: async ({ statements = false, ...notices } = {}) => {
       const captioned = await readCaptionSet(path, split, notices);
-      return statements ? withStatements(path, split, captioned) : captioned;
+      const told = statements ? await withStatements(path, split, captioned) : captioned;
+      return joinedByFile(told, notices);
     },
     questions: async (limit) => (await readQuestionSet(path, split)).slice(0, limit),
     picturesOf: (questions) => readPicturesOf(questions, path, split),

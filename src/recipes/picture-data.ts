@@ -16,9 +16,10 @@ import type { Device } from "../engine/index.js";
 import { stopIf, UserError } from "../errors.js";
 import { listedNames } from "../listed.js";
 import type { FrozenVision } from "../loading/frozen-vision.js";
-import { frozenEncoder } from "../training/frozen-encoder.js";
+import { frozenEncoder, frozenPreprocessing } from "../training/frozen-encoder.js";
 import { openFeatures, refuseBroken, type FeatureSet } from "../training/image-features.js";
 import type { TrainingHooks } from "../training/trainer.js";
+import { modelDigest } from "./model-digest.js";
 
 const decodedAtOnce = 32;
 
@@ -82,6 +83,14 @@ async function digestOf(pictures: Dataset<CaptionedPicture>): Promise<string> {
   for await (const { id, image, captions, statements = [] } of samplesOf(pictures))
     hash.update(JSON.stringify([id, await stampOf(image), captions, statements]));
   return hash.digest("hex").slice(0, 16);
+}
+
+/** Tells one frozen encoder, or its preparation of pictures, from another. Throws a `UserError` if these two do not fit. */
+export function encoderDigest(vision: FrozenVision): Promise<string> {
+  const { size, values } = frozenPreprocessing(vision);
+  // The last norm is the bridge's, which is trained.
+  const isFrozen = (name: string): boolean => !name.includes("post_layernorm");
+  return modelDigest([vision.config, size ?? null, values.map((table) => [...table])], vision.file, isFrozen);
 }
 
 /** Image features of both splits, as far as their pictures can be read. */

@@ -31,6 +31,7 @@ import { equalParts, trainerKeys, type Task } from "../training/trainer.js";
 import { startFromBert } from "./bert-start.js";
 import {
   checkContrast,
+  encoderDigest,
   featureKeys,
   mustDivide,
   openPictures,
@@ -225,7 +226,7 @@ export const stage1 = defineRecipe<Stage1Config>({
         : await bertTokenizerFiles(config.start.bert);
     const tokenizer = tokenizerFrom(files);
     return {
-      data: pictures.digests,
+      data: { ...pictures.digests, "the image encoder in vision": await encoderDigest(vision) },
       async task(device) {
         const features = await openSplitFeatures(device, config, vision, pictures, hooks);
         try {

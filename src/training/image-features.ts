@@ -31,6 +31,8 @@ export interface FeatureOptions extends TrainingHooks {
 }
 
 const picturesAtOnce = 64;
+/** Of so many broken pictures it is said what is wrong with them. */
+const mostTold = 20;
 
 /**
  * Opens the store of these pictures, or makes it, going on where an earlier try stopped. Throws a `UserError` that names the pictures which
@@ -44,16 +46,19 @@ export async function openFeatures(
   const folder = join(options.folder, await keyOf(encoder, pictures));
   const store = (await FeatureStore.find(folder)) ?? (await fill(folder, encoder, pictures, options));
   const { broken } = store;
+  let names: readonly string[];
   try {
-    const names = broken.map(async (place) => (await pictures.at(place)).name);
-    refuseBroken(await Promise.all(names), pictures.length, options.brokenPictures);
+    names = await Promise.all(broken.map(async (place) => (await pictures.at(place)).name));
+    refuseBroken(names, pictures.length, options.brokenPictures);
   } catch (error) {
     await store.close();
     throw error;
   }
   if (broken.length === 0)
     return { pictures, dims: store.dims, rows: (places) => store.rows(places), close: () => store.close() };
-  options.log?.(`${broken.length} of ${pictures.length} pictures cannot be read and are left out`);
+  options.log?.(
+    `${broken.length} of ${pictures.length} pictures cannot be read and are left out: ${listedNames(names)}`,
+  );
   const lost = new Set(broken);
   const kept = Array.from({ length: pictures.length }, (_, place) => place).filter(
     (place) => !lost.has(place),
@@ -98,16 +103,23 @@ async function fill(
   const dims: FeatureDims = [pictures.length, positions, width];
   /** What could not be read in the batch under way. */
   const broken = new Set<number>();
+  let told = 0;
   const load = async (place: number): Promise<RgbImage> => {
     const { image, name } = await pictures.at(place);
-    try {
-      return await loadImage(image, { signal });
-    } catch (error) {
+    const loaded = await loadImage(image, { signal }).catch((error: unknown) => {
       if (!(error instanceof UserError)) throw error;
-      log?.(error.message.includes(name) ? error.message : `${name}: ${error.message}`);
+      told += 1;
+      if (told <= mostTold) log?.(error.message.includes(name) ? error.message : `${name}: ${error.message}`);
+      if (told === mostTold) log?.("what is wrong with further pictures is not told");
       broken.add(place);
       return { width: side, height: side, data: new Uint8Array(side * side * 3) };
+    });
+    if (encoder.preprocessing.size === undefined && (loaded.width !== side || loaded.height !== side)) {
+      throw new UserError(
+        `${name}: is ${loaded.width} x ${loaded.height}, ${side} x ${side} is required where do_resize is false (${encoder.path}/preprocessor_config.json)`,
+      );
     }
+    return loaded;
   };
   const opened = await encoder.open(load);
   log?.(

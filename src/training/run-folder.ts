@@ -5,11 +5,12 @@
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { UserError } from "../errors.js";
-import { writeFileAtomic } from "../files/atomic-write.js";
+import { codeOf, writeFileAtomic } from "../files/atomic-write.js";
 import { readJsonObject } from "../files/json-file.js";
 import { holdLockFile } from "../files/lock-file.js";
 import type { HostTensor } from "../host-tensor.js";
 import { listedNames } from "../listed.js";
+import { quoted } from "../quoted.js";
 import { readCheckpoint, writeCheckpoint, type RunCheckpoint } from "./checkpoint.js";
 import { appendLog, cutLog, type LogLine } from "./run-log.js";
 
@@ -21,6 +22,9 @@ export interface RunFolderOptions {
   readonly normalise?: ((known: unknown) => unknown) | undefined;
   /** Is told what the user should know. */
   readonly log?: ((line: string) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Untouched for so long, another process's lock is taken over. Milliseconds. */
+  readonly abandonedAfter?: number | undefined;
 }
 
 const lockName = ".blip2-run.lock";
@@ -40,28 +44,16 @@ export class RunFolder {
    */
   static async open(path: string, config: object, options: RunFolderOptions): Promise<RunFolder> {
     const { resume, log } = options;
-    const entries = await readdir(path).catch((error: NodeJS.ErrnoException): string[] => {
-      if (error.code === "ENOENT") return [];
-      throw new UserError(`${path} cannot be read as a run folder: ${error.message}`, { cause: error });
+    await mustSuit(path, resume);
+    await mkdir(path, { recursive: true }).catch((error: unknown) => {
+      throw new UserError(`${path}: no folder can be made here (${codeOf(error)}); name another with --out`, {
+        cause: error,
+      });
     });
-    const holdsRun = entries.includes("config.json");
-    if (!resume && entries.some((name) => name !== lockName)) {
-      const what = holdsRun ? "holds another run" : "is not empty";
-      throw new UserError(
-        `${path} ${what}: name a new folder with --out, or continue that run with --resume`,
-      );
-    }
-    if (resume && !holdsRun)
-      throw new UserError(`${path} holds no run to resume: start one without --resume`);
-    await mkdir(path, { recursive: true });
-    const lock = await holdLockFile(join(path, lockName), {
-      onWait: () => {
-        throw new UserError(
-          `${path}: another process trains in this folder; wait for it, or name a new folder with --out`,
-        );
-      },
-    });
+    const lock = await lockFolder(path, options);
     try {
+      // Once more: until now another process may have begun here.
+      await mustSuit(path, resume);
       if (!resume) {
         await writeFileAtomic(join(path, "config.json"), json(config));
         await writeFileAtomic(join(path, "data.json"), json(options.data ?? {}));
@@ -91,6 +83,52 @@ export class RunFolder {
   }
 }
 
+/** Throws a `UserError` unless the folder is fit for a new run, or holds one to resume. */
+async function mustSuit(path: string, resume: boolean): Promise<void> {
+  const entries = await readdir(path).catch((error: unknown): string[] => {
+    if (codeOf(error) === "ENOENT") return [];
+    throw new UserError(
+      `${path} cannot be read as a run folder (${codeOf(error)}); name another with --out`,
+      {
+        cause: error,
+      },
+    );
+  });
+  const holdsRun = entries.includes("config.json");
+  if (!resume && entries.some((name) => !name.startsWith(lockName))) {
+    const what = holdsRun ? "holds another run" : "is not empty";
+    throw new UserError(`${path} ${what}: name a new folder with --out, or continue that run with --resume`);
+  }
+  if (resume && !holdsRun) throw new UserError(`${path} holds no run to resume: start one without --resume`);
+}
+
+function lockFolder(
+  path: string,
+  { signal, abandonedAfter, log }: RunFolderOptions,
+): Promise<AsyncDisposable> {
+  const file = join(path, lockName);
+  return holdLockFile(file, {
+    signal,
+    ...(abandonedAfter !== undefined && { abandonedAfter }),
+    onWait: () => log?.(`${file} is there: it is watched whether the process that made it still runs`),
+    onHeld: ({ pid, host }) => {
+      const who = pid === undefined ? "" : ` (${pid} on ${quoted(host)})`;
+      return new UserError(
+        `${path}: another process trains in this folder${who}; wait for it, or name a new folder with --out; if there is no such process, delete ${file}`,
+      );
+    },
+  }).catch((error: unknown) => {
+    const code = codeOf(error);
+    if (code === undefined) throw error;
+    throw new UserError(
+      `${file}: cannot be written (${code}); make that possible, or name another folder with --out`,
+      {
+        cause: error,
+      },
+    );
+  });
+}
+
 const json = (value: object): string => `${JSON.stringify(value, null, 2)}\n`;
 
 async function checkSame(
@@ -110,7 +148,8 @@ async function checkSame(
   const entries = await readdir(path);
   // Runs of earlier versions did not write down what their data were.
   const before = entries.includes("data.json") ? await readJsonObject(join(path, "data.json")) : data;
-  const others = changedKeys(before, data);
+  // Nor did all of them write down the same.
+  const others = changedKeys(before, data).filter((name) => Object.hasOwn(before, name));
   if (others.length > 0) {
     throw new UserError(
       `${path} was started with other data (${listedNames(others)} changed since): bring the old ones back, or start a new run, ` +

@@ -11,13 +11,16 @@ const garbledName = "log.garbled.txt";
 
 /** Throws a `UserError` that says what to do if the line cannot be written. */
 export async function appendLog(run: string, line: LogLine): Promise<void> {
-  const path = join(run, logName);
-  await appendFile(path, `${JSON.stringify(line)}\n`).catch((error: unknown) => {
+  await appendTo(join(run, logName), `${JSON.stringify(line)}\n`);
+}
+
+async function appendTo(path: string, text: string): Promise<void> {
+  await appendFile(path, text).catch((error: unknown) => {
     const code = codeOf(error);
-    const why =
-      code === "ENOSPC" || code === "EDQUOT" ? "the disk is full" : `it cannot be written (${code})`;
+    const isFull = code === "ENOSPC" || code === "EDQUOT";
+    const why = isFull ? "the disk is full" : `it cannot be written (${code})`;
     throw new UserError(
-      `${path}: ${why}; the last checkpoint is whole: make room, and continue with --resume`,
+      `${path}: ${why}; checkpoints are as they were: ${isFull ? "make room" : "mend that"}, and continue with --resume`,
       { cause: error },
     );
   });
@@ -34,7 +37,8 @@ export async function cutLog(run: string, step: number, onNotice?: (notice: stri
   if (found === undefined) return;
   const { lines, garbled } = found;
   if (garbled.length > 0) {
-    await writeFileAtomic(join(run, garbledName), garbled.map((line) => `${line}\n`).join(""));
+    // Behind what earlier resumes set aside.
+    await appendTo(join(run, garbledName), garbled.map((line) => `${line}\n`).join(""));
     onNotice?.(
       `${join(run, logName)}: ${garbled.length} ${garbled.length === 1 ? "line is" : "lines are"} garbled and set aside in ${garbledName}`,
     );

@@ -281,8 +281,11 @@ async function compileStep(
   });
 }
 
-function prepare(task: Task, config: TrainerConfig, step: number): Promise<readonly HostTensors[]> {
-  return Promise.all(Array.from({ length: config.accumulate }, (_, part) => task.batch(step, part)));
+async function prepare(task: Task, config: TrainerConfig, step: number): Promise<readonly HostTensors[]> {
+  const parts = Array.from({ length: config.accumulate }, (_, part) => task.batch(step, part));
+  // The first that fails does not end the others, which still read.
+  await Promise.allSettled(parts);
+  return Promise.all(parts);
 }
 
 function startingState(

@@ -28,6 +28,15 @@ describe("a caption behind a prompt", () => {
     },
   );
 
+  it.each(["a photo\n", "a\nphoto:\t"])(
+    "stands right behind %j, which ends with a break of its own",
+    (prompt) => {
+      const { ids, labels } = writer(prompt).caption("a red star");
+      expect(ids).toEqual([...tokenizer.encode(`${prompt}a red star`), end]);
+      expect(tokenizer.decode(learnt(labels).slice(0, -1))).toBe("a red star");
+    },
+  );
+
   it("loses its last words where there is no room, not its end", () => {
     const { ids } = writer("a photo of", { maxTextLength: whole.length }).caption("a red star");
     expect(ids).toEqual([...whole.slice(0, -1), end]);

@@ -1,18 +1,7 @@
 /** What happens to runs: stopped before they begin, damaged, begun twice, on data that change or are broken. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import {
-  appendFile,
-  cp,
-  mkdir,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  truncate,
-  utimes,
-  writeFile,
-} from "node:fs/promises";
+import { cp, mkdir, readdir, readFile, rename, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
@@ -180,7 +169,83 @@ describe("data that change", () => {
   });
 });
 
+describe("what is frozen or told of pictures, changed under a run", () => {
+  const keys = { steps: 4 };
+  const begin = (stage: "vision" | "stage1" | "stage2", out: string, more: Overrides) =>
+    world.train(stage, out, { ...keys, ...more }, { until: 2 });
+  const resume = (stage: "vision" | "stage1" | "stage2", out: string, more: Overrides) =>
+    world.train(stage, out, { ...keys, ...more }, { resume: true });
+
+  it("is noticed: scenes", { timeout: 60_000 }, async () => {
+    const data = await ownData("other-scenes");
+    await begin("vision", "vision-scenes", { data });
+    const file = join(data, "scenes_train.json");
+    await writeFile(file, (await readFile(file, "utf8")).replaceAll('"red"', '"blue"'));
+    expect(await refusal(resume("vision", "vision-scenes", { data }))).toMatch(
+      /scenes_train\.json changed since/,
+    );
+  });
+
+  it("is noticed: models; where and when they were copied does not count", { timeout: 120_000 }, async () => {
+    const [vision, stage1, languageModel] = ["vision", "stage1", "language-model"].map((name) =>
+      at(`own-${name}`),
+    );
+    const copy = (from: string, to: string): Promise<void> =>
+      cp(at(from, "model"), to, { recursive: true, force: true });
+    await copy("vision", vision!);
+    await copy("stage1", stage1!);
+    await copy("language-model", languageModel!);
+    await begin("stage1", "stage1-models", { vision });
+    await begin("stage2", "stage2-models", { stage1, languageModel });
+    const touched = join(languageModel!, "model.safetensors");
+    await utimes(touched, new Date(0), new Date(0));
+    await world.train(
+      "stage2",
+      "stage2-models",
+      { ...keys, stage1, languageModel },
+      { resume: true, until: 3 },
+    );
+
+    await world.train("language-model", "retrained", { steps: 1, seed: 4 });
+    await copy("retrained", languageModel!);
+    expect(await refusal(resume("stage2", "stage2-models", { stage1, languageModel }))).toMatch(
+      /\(the model in languageModel changed since\)/,
+    );
+    await copy("language-model", languageModel!);
+    const prepared = join(stage1!, "preprocessor_config.json");
+    const json = JSON.parse(await readFile(prepared, "utf8")) as object;
+    await writeFile(prepared, JSON.stringify({ ...json, image_std: [0.5, 0.5, 0.5] }));
+    expect(await refusal(resume("stage2", "stage2-models", { stage1, languageModel }))).toMatch(
+      /\(the image encoder in stage1 changed since\)/,
+    );
+    await world.train("vision", "vision-retrained", { steps: 1, seed: 4 });
+    await copy("vision-retrained", vision!);
+    expect(await refusal(resume("stage1", "stage1-models", { vision }))).toMatch(
+      /\(the image encoder in vision changed since\)/,
+    );
+  });
+});
+
 describe("batches that would learn from false examples", () => {
+  it.each(["stage1", "vision"] as const)("of one file under many ids are refused (%s)", async (stage) => {
+    const data = await ownData(`one-file-${stage}`);
+    const file = join(data, "captions_train.json");
+    const json = JSON.parse(await readFile(file, "utf8")) as { images: { file_name: string }[] };
+    // Three files in all, and a name may be spelt in several ways.
+    json.images.forEach(
+      (image, i) => (image.file_name = `images/${i < 20 ? "." : "train/.."}/train/00000${i % 3}.png`),
+    );
+    await writeFile(file, JSON.stringify(json));
+    const lines: string[] = [];
+    const options = { log: (line: string) => lines.push(line) };
+    expect(await refusal(world.train(stage, `one-file-${stage}`, { data, steps: 1 }, options))).toMatch(
+      /batchSize is 4, the data have 3 pictures/,
+    );
+    expect(lines.join("\n")).toMatch(/37 of 40 pictures are files that stand under another id too/);
+    const { last } = await world.train(stage, `few-${stage}`, { data, steps: 2, batchSize: 3 }, options);
+    expect(Number.isFinite(Number(last["loss"]))).toBe(true);
+  });
+
   it.each<[string, "stage1" | "vision", Overrides, RegExp]>([
     ["of one pair", "stage1", { batchSize: 1 }, /batchSize is 1: at least 2 is required/],
     ["in parts of one", "stage1", { batchSize: 4, accumulate: 4 }, /batchSize \/ accumulate is 1/],
@@ -236,8 +301,35 @@ describe("sizes that do not divide", () => {
       },
       /model\.image_size is 25: 25 is not a multiple of patch_size, which is 12/,
     ],
+    [
+      "language-model",
+      {
+        model: {
+          model_type: "t5",
+          d_model: 16,
+          d_kv: 8,
+          d_ff: 32,
+          num_heads: 2,
+          num_layers: 1,
+          relative_attention_max_distance: 16,
+        },
+      },
+      /model\.relative_attention_max_distance is 16: .* half of relative_attention_num_buckets, which is 32/,
+    ],
   ])("are named by their keys (%s)", async (stage, overrides, message) => {
     expect(await refusal(world.train(stage, "sizes", overrides))).toMatch(message);
+  });
+
+  it.each<[string, object, RegExp]>([
+    ["another size", { size: { height: 36, width: 36 } }, /size is 36 x 36 .* image_size 24/],
+    ["no square", { size: { height: 24, width: 36 } }, /size is 24 x 36 .* image_size 24/],
+    ["none", { do_resize: false }, /\d{6}\.png: is 96 x 96, 24 x 24 is required where do_resize is false/],
+  ])("of pictures and their encoder are named by their files: %s", async (name, keys, message) => {
+    const vision = at(`vision-of-${name}`);
+    await cp(at("vision", "model"), vision, { recursive: true });
+    const file = join(vision, "preprocessor_config.json");
+    await writeFile(file, JSON.stringify({ ...JSON.parse(await readFile(file, "utf8")), ...keys }));
+    expect(await refusal(world.train("stage1", `sized-${name}`, { vision, steps: 1 }))).toMatch(message);
   });
 });
 
@@ -328,10 +420,6 @@ describe("a run's folder", () => {
     );
     await running;
     expect(await readdir(at("shared"))).not.toContain(".blip2-run.lock");
-    // One whose process is gone is in nobody's way.
-    await writeFile(at("whole", ".blip2-run.lock"), '{"host":"x","pid":1');
-    await appendFile(at("whole", ".blip2-run.lock"), "");
-    await rm(at("whole", ".blip2-run.lock"));
   });
 });
 

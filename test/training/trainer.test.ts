@@ -240,3 +240,43 @@ describe("the log", () => {
     expect(measured).toEqual([2, 4, 6]);
   });
 });
+
+describe("a batch that is being made", () => {
+  const settings = config({ accumulate: 4, steps: 3 });
+  /** A task whose parts are made late, but for one that fails at once; `under` counts those under way. */
+  function late(fails: (step: number, part: number) => boolean): { task: Task; under: () => number } {
+    const plain = regression(settings);
+    let under = 0;
+    const batch: Task["batch"] = async (step, part) => {
+      under += 1;
+      try {
+        if (fails(step, part)) throw new Error(`part ${part} of step ${step}`);
+        await new Promise((done) => setTimeout(done, 60));
+        return await plain.batch(step, part);
+      } finally {
+        under -= 1;
+      }
+    };
+    return { task: { ...plain, batch }, under: () => under };
+  }
+
+  it.each([0, 1, 2])("is waited for when a part of step %i fails, before anything is closed", async (bad) => {
+    const { task, under } = late((step, part) => step === bad && part === 1);
+    await using folder = await RunFolder.open(out, settings, { resume: false });
+    await expect(train(device, task, settings, folder)).rejects.toThrow(`part 1 of step ${bad}`);
+    expect(under()).toBe(0);
+  });
+
+  it.each([0, 1, 2])("is waited for when a signal comes after %i steps", async (steps) => {
+    const { task, under } = late(() => false);
+    const controller = new AbortController();
+    if (steps === 0) controller.abort();
+    await using folder = await RunFolder.open(out, settings, { resume: false });
+    const stopped = train(device, task, settings, folder, {
+      signal: controller.signal,
+      onProgress: ({ step }) => step === steps && controller.abort(),
+    });
+    await expect(stopped).rejects.toThrow(`stopped at step ${steps}`);
+    expect(under()).toBe(0);
+  });
+});

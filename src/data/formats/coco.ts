@@ -1,11 +1,11 @@
 /** Pictures with captions, from a folder with COCO-style caption files (`captions_<split>.json`). */
 import { access } from "node:fs/promises";
-import { isAbsolute, join } from "node:path";
+import { isAbsolute, join, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../errors.js";
 import { readJson } from "../../files/json-file.js";
-import { listed } from "../../listed.js";
-import { datasetOf, sliceOf, type CaptionedPicture, type Dataset } from "../dataset.js";
+import { listed, listedNames } from "../../listed.js";
+import { datasetOf, samplesOf, sliceOf, type CaptionedPicture, type Dataset } from "../dataset.js";
 
 const idSchema = z.union([z.number(), z.string()]);
 
@@ -27,8 +27,9 @@ export const pictureFile = (folder: string, name: string): string =>
   isAbsolute(name) ? name : join(folder, name);
 
 /**
- * Reads one split. Empty captions and pictures that are listed twice are left out and counted aloud. Throws a `UserError` if the
- * split is empty or malformed, if captions name pictures that the file does not list, or if listed pictures are missing on disk (the
+ * Reads one split. Empty captions and pictures that are listed twice are left out and counted
+ * aloud, repeated captions are counted. Throws a `UserError` if the
+ * split is empty or malformed, if captions name pictures that the file does not list or that are not one, or if listed pictures are missing on disk (the
  * first are named).
  */
 export async function readCaptionSet(
@@ -37,8 +38,12 @@ export async function readCaptionSet(
   { onNotice }: CaptionNotices = {},
 ): Promise<Dataset<CaptionedPicture>> {
   const path = join(folder, `captions_${split}.json`);
-  const { images, texts, leftOut } = await readTexts(path);
+  const { images, texts, leftOut, repeated } = await readTexts(path);
   if (leftOut.length > 0) onNotice?.(`${path}: ${leftOut.join(" and ")} left out`);
+  if (repeated > 0)
+    onNotice?.(
+      `${path}: ${repeated} ${repeated === 1 ? "text stands" : "texts stand"} there more than once for the same picture, and count as often`,
+    );
   const pictures = images
     .map(({ id, file_name: name }) => {
       const file = pictureFile(folder, name);
@@ -53,6 +58,38 @@ export async function readCaptionSet(
       `${path}: ${missing.length} of ${pictures.length} pictures are not there: ${listed(missing)}`,
     );
   return datasetOf(pictures);
+}
+
+/**
+ * One sample for each picture file, with all that is said about it. Where a file is listed under several ids (as where a list has an
+ * entry for each caption) it would otherwise be its own wrong example, and no retrieval could be right. The first id stays.
+ */
+export async function joinedByFile(
+  pictures: Dataset<CaptionedPicture>,
+  { onNotice }: CaptionNotices = {},
+): Promise<Dataset<CaptionedPicture>> {
+  const byFile = new Map<unknown, CaptionedPicture[]>();
+  for await (const picture of samplesOf(pictures)) {
+    const key = typeof picture.image === "string" ? resolve(picture.image) : picture.image;
+    const same = byFile.get(key);
+    if (same === undefined) byFile.set(key, [picture]);
+    else same.push(picture);
+  }
+  const joined = pictures.length - byFile.size;
+  if (joined === 0) return pictures;
+  onNotice?.(
+    `${joined} of ${pictures.length} pictures are files that stand under another id too: each file is taken once, with all its texts`,
+  );
+  return datasetOf(
+    [...byFile.values()].map((same) => {
+      const [first] = same;
+      return {
+        ...first!,
+        captions: same.flatMap(({ captions }) => captions),
+        ...(first!.statements && { statements: same.flatMap(({ statements = [] }) => statements) }),
+      };
+    }),
+  );
 }
 
 /** Those of the files that are not there. */
@@ -85,29 +122,49 @@ async function readTexts(path: string): Promise<{
   readonly images: readonly { readonly id: number | string; readonly file_name: string }[];
   readonly texts: ReadonlyMap<number | string, readonly string[]>;
   readonly leftOut: readonly string[];
+  /** Texts that the same picture has already. */
+  readonly repeated: number;
 }> {
   const { images: all, annotations } = await readJson(path, cocoSchema, "a COCO caption file", {
     longest: longestList,
   });
-  const images = new Map(all.map((image) => [image.id, image]));
+  const images = new Map<number | string, (typeof all)[number]>();
+  const ambiguous = new Set<number | string>();
+  let twice = 0;
+  for (const image of all) {
+    const known = images.get(image.id);
+    if (known === undefined) images.set(image.id, image);
+    else if (known.file_name === image.file_name) twice += 1;
+    else ambiguous.add(image.id);
+  }
+  if (ambiguous.size > 0) {
+    throw new UserError(
+      `${path}: ${ambiguous.size} ids stand for several pictures each, one is required: ${listedNames([...ambiguous].map(String))}`,
+    );
+  }
   const texts = new Map<number | string, string[]>(all.map(({ id }) => [id, []]));
   const orphans = new Set<number | string>();
-  let empty = 0;
+  const known = new Set<string>();
+  let [empty, repeated] = [0, 0];
   for (const { image_id: id, caption } of annotations) {
     const list = texts.get(id);
     if (list === undefined) orphans.add(id);
     else if (caption.trim() === "") empty += 1;
-    else list.push(caption);
+    else {
+      list.push(caption);
+      const said = JSON.stringify([id, caption]);
+      if (known.has(said)) repeated += 1;
+      else known.add(said);
+    }
   }
   if (orphans.size > 0) {
     throw new UserError(
       `${path}: ${orphans.size} pictures have captions but are not listed under "images": ${listed(orphans)}`,
     );
   }
-  const twice = all.length - images.size;
   const leftOut = [
     ...(empty > 0 ? [`${empty} empty ${empty === 1 ? "text" : "texts"}`] : []),
     ...(twice > 0 ? [`${twice} ${twice === 1 ? "picture that is" : "pictures that are"} listed twice`] : []),
   ];
-  return { images: [...images.values()], texts, leftOut };
+  return { images: [...images.values()], texts, leftOut, repeated };
 }

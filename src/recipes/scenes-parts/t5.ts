@@ -111,6 +111,15 @@ export const t5LanguageModelConfigSchema = z
   .refine(({ condensedShare, condensedScale }) => condensedShare > 0 || condensedScale === 1, {
     path: ["condensedScale"],
     message: "is of condensed descriptions, of which there are none: give condensedShare too",
+  })
+  .superRefine(({ model }, context) => {
+    const { relative_attention_num_buckets: buckets, relative_attention_max_distance: farthest } = model;
+    if (farthest > buckets / 2) return;
+    context.addIssue({
+      code: "custom",
+      path: ["model", "relative_attention_max_distance"],
+      message: `${farthest} is not more than half of relative_attention_num_buckets, which is ${buckets}`,
+    });
   });
 
 export type T5LanguageModelConfig = z.infer<typeof t5LanguageModelConfigSchema>;

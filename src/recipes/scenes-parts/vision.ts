@@ -5,6 +5,7 @@
  * features that BLIP-2 will use. None of BLIP-2's own objectives takes part. BLIP-2 takes the output of
  * the last but one block, so the last block is dropped at the end (paper section 3.3).
  */
+import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { z } from "zod";
 import { writeModelFolder } from "../../checkpoints/model-folder.js";
@@ -204,7 +205,7 @@ export const vision = defineRecipe<VisionConfig>({
     const opened = await openPictures(config, hooks);
     checkContrast(config, opened.train.length);
     const isScenes = config.patchWeight > 0;
-    const scenes = isScenes
+    const scenes: Pick<VisionData, "world" | "scenes"> = isScenes
       ? { world: await readWorld(config.data), scenes: await readScenes(config.data, config.splits.train) }
       : {};
     const cache = new PictureCache(config.model.image_size);
@@ -215,7 +216,13 @@ export const vision = defineRecipe<VisionConfig>({
     const files = buildBpeTokenizer(captions);
     const tokenizer = tokenizerFrom(files);
     return {
-      data: opened.digests,
+      data: {
+        ...opened.digests,
+        ...(scenes.scenes && {
+          "scenes.json": digestOf(scenes.world),
+          [`scenes_${config.splits.train}.json`]: digestOf([...scenes.scenes]),
+        }),
+      },
       task: (device) =>
         visionTask({ device, config, tokenizer, data: { train, validation, ...scenes }, cache }),
       write: async (model, weights) => {
@@ -248,6 +255,9 @@ export const vision = defineRecipe<VisionConfig>({
     };
   },
 });
+
+const digestOf = (json: unknown): string =>
+  createHash("sha256").update(JSON.stringify(json)).digest("hex").slice(0, 16);
 
 /** The encoder that BLIP-2 takes, without its last block; and what was only needed to train it. */
 function cutEncoder(

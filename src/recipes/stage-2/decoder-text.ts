@@ -63,12 +63,13 @@ export class RowWriter {
    */
   caption(caption: string): TokenRow {
     const { maxTextLength, learnStartToken } = this.config;
-    const prompt = this.config.prompt.trimEnd();
-    const opening = prompt === "" ? [this.special.start] : this.tokenizer.encode(prompt);
-    const said =
-      prompt === ""
-        ? this.tokens.words(caption)
-        : this.tokenizer.encode(`${prompt} ${caption.trimStart()}`).slice(opening.length);
+    // The space between them belongs to the caption's first word; another break, as of lines, to the prompt.
+    const prompt = this.config.prompt.replace(/ +$/, "");
+    const gap = /\s$/.test(prompt) ? "" : " ";
+    const whole = prompt === "" ? [] : this.tokenizer.encode(`${prompt}${gap}${caption.trimStart()}`);
+    const length = prompt === "" ? 0 : this.tokenizer.encode(prompt).length;
+    const opening = prompt === "" ? [this.special.start] : whole.slice(0, length);
+    const said = prompt === "" ? this.tokens.words(caption) : whole.slice(length);
     const isLearnt = learnStartToken && prompt === "";
     const target = this.tokens.cut([...said, this.special.end], maxTextLength - opening.length);
     return {

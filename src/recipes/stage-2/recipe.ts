@@ -7,7 +7,8 @@ import { openFrozenLanguageModel } from "../../loading/frozen-language-model.js"
 import { openFrozenVision } from "../../loading/frozen-vision.js";
 import { readTokenizerFiles } from "../../text/tokenizer-files.js";
 import { loadTokenizer } from "../../text/tokenizer.js";
-import { openPictures, openSplitFeatures } from "../picture-data.js";
+import { bytesDigest, modelDigest } from "../model-digest.js";
+import { encoderDigest, openPictures, openSplitFeatures } from "../picture-data.js";
 import { defineRecipe } from "../recipe.js";
 import { checkStage2Config, stage2ConfigSchema, type Stage2Config } from "./config.js";
 import { bridgeSizes, stage2Task } from "./task.js";
@@ -27,9 +28,18 @@ export const stage2 = defineRecipe<Stage2Config>({
     const languageModel = await openFrozenLanguageModel(await readModelFolder(config.languageModel), loading);
     const tokenizer = await loadTokenizer(languageModel.path);
     checkStage2Config(config, languageModel, tokenizer);
+    const tokenizerFiles = await readTokenizerFiles(languageModel.path);
     const written = languageModelFiles(languageModel, tokenizer);
     return {
-      data: pictures.digests,
+      data: {
+        ...pictures.digests,
+        // The bridge in stage1 is where a run begins: one that is resumed has its own.
+        "the image encoder in stage1": await encoderDigest(vision),
+        "the model in languageModel": await modelDigest(
+          [languageModel.config, bytesDigest(tokenizerFiles)],
+          languageModel.file,
+        ),
+      },
       async task(device) {
         const features = await openSplitFeatures(device, config, vision, pictures, hooks);
         try {
@@ -40,7 +50,7 @@ export const stage2 = defineRecipe<Stage2Config>({
           throw error;
         }
       },
-      write: async (model, weights) =>
+      write: (model, weights) =>
         writeModelFolder(model, {
           config: {
             architectures: ["Blip2ForConditionalGeneration"],
@@ -58,7 +68,7 @@ export const stage2 = defineRecipe<Stage2Config>({
           ]),
           dtype: "float16",
           files: {
-            ...(await readTokenizerFiles(languageModel.path)),
+            ...tokenizerFiles,
             "preprocessor_config.json": vision.folder.preprocessor ?? {},
             "processor_config.json": { processor_class: "Blip2Processor", num_query_tokens: queries },
             "generation_config.json": {
